@@ -16,11 +16,13 @@ What each function does is torchvision's documented behaviour:
   Hugging Face's path. torchvision does that on processors without AVX2; with AVX2 it calls torch's uint8 kernel, at
   most one level of 255 away. So compare with Hugging Face within one level, on either.
 
-Two side effects are contained here. transformers asks once whether torchvision exists and remembers the answer:
-`install()` clears that memory and, where transformers was imported before, gives its image modules the names they would
-have imported (import the processor from its own module, as above: `transformers.Llama4ImageProcessor` may be a dummy
-that was made too early). Meta's `preprocess` sets `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` for the whole process, which would hide
-every "truncated image" error: `install()` imports it once with the flag kept as it was.
+Two side effects are contained here.
+
+- transformers asks once whether torchvision exists and remembers the answer: `install()` clears that memory and, where
+  transformers was imported before, gives its image modules the names they would have imported. Import the processor
+  from its own module, as above: `transformers.Llama4ImageProcessor` may be a dummy that was made too early.
+- Meta's `preprocess` sets `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` for the whole process, which would hide every
+  "truncated image" error: `install()` imports it once and puts the flag back.
 """
 
 from __future__ import annotations
