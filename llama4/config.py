@@ -221,7 +221,9 @@ def _validate(config: Config) -> None:
     if any(spec.ffn == "dense" for spec in config.layers):
         _require_positive(config, ("dense_width",))
     if any(spec.span == "chunk" for spec in config.layers) and (config.chunk is None or config.chunk < 1):
-        raise InputError(f"The config has chunked layers but a chunk of {config.chunk} positions: set a positive chunk.")
+        raise InputError(
+            f"The config has chunked layers but a chunk of {config.chunk} positions: set a positive chunk."
+        )
     if not config.norm_eps > 0:
         raise InputError(f"The config's norm epsilon is {config.norm_eps}: it must be above 0.")
     scaling = config.rope_scaling
