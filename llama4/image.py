@@ -121,12 +121,12 @@ def open_image(source: str | Path | Image.Image, max_pixels: int = MAX_PIXELS) -
         raise InputError(f"{path} is a folder where an image was expected: name one file in it.")
     if not os.path.exists(path):  # unlike Path.exists it does not raise on a name too long to be one
         raise InputError(f"There is no image file {path}: check the path.")
-    with open_file(path, max_pixels) as picture:
+    with _open_file(path, max_pixels) as picture:
         return _decode(picture, str(path), max_pixels)
 
 
-def open_file(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a picture file's header with Pillow; the caller closes it. Raises `InputError` when it cannot be read."""
+def _open_file(path: Path, max_pixels: int) -> Image.Image:
+    """Read a picture file's header with Pillow; the caller closes it."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of plugins it lacks and of large pictures: the errors below and `max_pixels` speak for both.
