@@ -1,0 +1,47 @@
+"""Stop strings in a stream: text is held back while it could still turn into a stop string.
+
+    stop = ("\\n\\n",), pieces "Hi", "\\n", "\\nmore"   ->   emits "Hi", "", and stops: the second "\\n" completed it.
+    pieces "Hi", "\\n", "there"                        ->   emits "Hi", "", "\\nthere".
+
+What was emitted is never taken back, so the stream's pieces joined are the final text.
+"""
+
+from __future__ import annotations
+
+from llama4.errors import InputError
+
+
+class StopStrings:
+    """Filters one row's text. `push` returns what is safe to show; `stopped` says that a stop string has come."""
+
+    def __init__(self, stop: tuple[str, ...]) -> None:
+        if any(not isinstance(text, str) or not text for text in stop):
+            raise InputError(f"stop is {stop!r}: pass non-empty strings.")
+        self.stop = stop
+        self.held = ""
+        self.stopped = False
+
+    def push(self, text: str) -> str:
+        """Take new text, return what can be shown now."""
+        self.held += text
+        found = [position for position in (self.held.find(text) for text in self.stop) if position >= 0]
+        if found:
+            self.stopped = True
+            shown, self.held = self.held[: min(found)], ""
+            return shown
+        keep = self._pending()
+        shown, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+        return shown
+
+    def flush(self) -> str:
+        """What was held back, when the stream ends without a stop string."""
+        shown, self.held = self.held, ""
+        return shown
+
+    def _pending(self) -> int:
+        """Characters at the end of the held text that begin a stop string."""
+        longest = max((len(text) - 1 for text in self.stop), default=0)
+        for length in range(min(longest, len(self.held)), 0, -1):
+            if any(text.startswith(self.held[-length:]) for text in self.stop):
+                return length
+        return 0
