@@ -128,7 +128,9 @@ class Llama4(nn.Module):
 
 @torch.no_grad()
 def initialise(model: nn.Module, std: float = INIT_STD) -> None:
-    """Draw every weight from N(0, std^2); norms become the identity, biases 0. Costs nothing on the meta device."""
+    """Draw every weight from N(0, std^2); norms become the identity, biases 0. On the meta device there is nothing to draw."""
+    if all(parameter.is_meta for parameter in model.parameters()):
+        return  # torch would spend a second on importing its meta-device normal_
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             module.weight.normal_(0.0, std)

@@ -8,6 +8,7 @@ Source: `TransformerBlock` and `Transformer` in llama_models/llama4/model.py.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,7 +39,8 @@ class Decoder(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        empty_VD = torch.empty(config.vocab_size, config.width)  # drawn or loaded later, not twice
+        self.embedding = nn.Embedding.from_pretrained(empty_VD, freeze=False)
         self.layers = nn.ModuleList(Block(config, spec) for spec in config.layers)
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.tied = config.tied_embeddings
