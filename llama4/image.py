@@ -54,13 +54,11 @@ def tiles(
     size = resized(picture.width, picture.height, side, rows, columns)
     padded = Image.new("RGB", (columns * side, rows * side))
     padded.paste(picture.resize(size, Image.Resampling.BILINEAR))
-    tiles_RCYX = rearrange(
-        normalise(padded), "c (rows y) (columns x) -> (rows columns) c y x", rows=rows, columns=columns
-    )
+    pieces = rearrange(normalise(padded), "c (rows y) (columns x) -> (rows columns) c y x", rows=rows, columns=columns)
     if rows * columns > 1:
         whole = normalise(picture.resize((side, side), Image.Resampling.BILINEAR))
-        tiles_RCYX = torch.cat([tiles_RCYX, whole[None]])
-    return tiles_RCYX, (rows, columns)
+        pieces = torch.cat([pieces, whole[None]])
+    return pieces, (rows, columns)
 
 
 def canvas(width: int, height: int, side: int, max_tiles: int = MAX_TILES) -> tuple[int, int]:

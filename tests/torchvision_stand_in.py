@@ -4,7 +4,7 @@ Meta's `llama_models.llama4.preprocess` and `chat_format`, and Hugging Face's `L
 at the top, and torchvision is a large package that the rest of this project has no use for. `install()` puts modules of
 that name into `sys.modules`, and does nothing when the real package is there:
 
-    from tests.torchvision_stand_in import install
+    from torchvision_stand_in import install
     install()
     from llama_models.llama4.preprocess import VariableSizeImageTransform
     from transformers.models.llama4.image_processing_llama4 import Llama4ImageProcessor
