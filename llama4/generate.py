@@ -8,7 +8,7 @@
     llm.complete("Once upon a time")                       no chat template: base models
 
 A prompt is a str (one user message, its images first) or a list of messages as `llama4.chat` takes them. Every way runs the same
-loop (`_generate`), so a stream's pieces join to the very text that `generate` returns.
+loop (`generate_rows`), so a stream's pieces join to the very text that `generate` returns.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from llama4.sampling import Sampling, choose, log_probability
 from llama4.stopping import StopStrings
 from llama4.tokenizer import StreamDecoder, Tokenizer
 
-Messages = str | list[dict]
+Messages = str | list[dict] | Prompt  # a Prompt is one that `LLM.encode` or `llama4.chat.encode` has made
 Images = Sequence[str | Path | Image] | None
 
 
@@ -113,7 +113,7 @@ class LLM:
         """The same text, piece by piece as it comes; no piece ends inside a UTF-8 character."""
         sampling = Sampling(temperature, top_p, top_k, min_p)
         rows = self._rows([self.encode(prompt, images)], max_new_tokens, sampling, seed, stop)
-        return (pieces[0] for pieces in self._generate(rows, max_new_tokens) if pieces[0])
+        return (pieces[0] for pieces in self.generate_rows(rows, max_new_tokens) if pieces[0])
 
     def generate_batch(
         self,
@@ -131,7 +131,9 @@ class LLM:
         if not prompts:
             return []
         if images is not None and len(images) != len(prompts):
-            raise InputError(f"There are {len(prompts)} prompts and {len(images)} lists of images: give one list a prompt.")
+            raise InputError(
+                f"There are {len(prompts)} prompts and {len(images)} lists of images: give one list a prompt."
+            )
         pairs = zip(prompts, images or [None] * len(prompts), strict=True)
         encoded = [self.encode(prompt, pictures) for prompt, pictures in pairs]
         sampling = Sampling(temperature, top_p, top_k, min_p)
@@ -156,6 +158,8 @@ class LLM:
 
     def encode(self, prompt: Messages, images: Images = None) -> Prompt:
         """Ids and tiles of a prompt in the chat format, up to where the assistant speaks."""
+        if isinstance(prompt, Prompt):
+            return prompt
         messages = chat.fill_images(prompt, images)
         return chat.encode(self.tokenizer, messages, vision=self.config.vision)
 
@@ -163,7 +167,7 @@ class LLM:
         self, prompts: list[Prompt], budget: int, sampling: Sampling, seed: int | None, stop: Sequence[str]
     ) -> list[Completion]:
         rows = self._rows(prompts, budget, sampling, seed, stop)
-        for _ in self._generate(rows, budget):
+        for _ in self.generate_rows(rows, budget):
             pass
         return [row.completion() for row in rows]
 
@@ -175,7 +179,7 @@ class LLM:
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
         return [Row(self, prompt, sampling, seed, stop) for prompt in prompts]
 
-    def _generate(self, rows: list[Row], budget: int, cache: KVCache | None = None) -> Iterator[list[str]]:
+    def generate_rows(self, rows: list[Row], budget: int, cache: KVCache | None = None) -> Iterator[list[str]]:
         """Yield the text that each row gained, round after round, then what the rows had held back."""
         if cache is None:
             longest = max(len(row.prompt.ids) for row in rows)

@@ -1,0 +1,207 @@
+"""The command `llama4`: its arguments, and how it ends.
+
+Exit codes: 0 done; 1 a comparison that failed; 2 bad input, with one sentence that says what is wrong, where, and what to do;
+130 interrupted. Text for a person or a pipe goes to stdout, everything about the run (device, progress) to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from llama4 import commands
+from llama4.errors import InputError
+
+EXAMPLES = """examples:
+  llama4 generate "Hello"                                  the small model inside the package
+  llama4 generate --image cat.png "What is this?"
+  llama4 generate --model ~/Llama-4-Scout "Hello" --temperature 0.6 --top-p 0.9
+  llama4 chat --model ~/Llama-4-Scout
+  llama4 inspect config.json --context 1000000             parameters and memory, from a bare config
+  llama4 convert Llama-4-Scout Llama-4-Scout-hf            Meta's layout to Hugging Face's, or back
+  llama4 parity Llama-4-Scout --reference logits.safetensors
+  llama4 bench --against transformers
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except InputError as error:
+        print(f"llama4: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("llama4: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our stdout, `head` say, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole grammar of the command line."""
+    top = _Parser("llama4", "Llama 4 from scratch: run, inspect, convert and check checkpoints.", EXAMPLES)
+    sub = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser.plain)
+    _generate(sub)
+    _chat(sub)
+    _inspect(sub)
+    _convert(sub)
+    _parity(sub)
+    _bench(sub)
+    return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose help keeps its examples as they are written."""
+
+    def __init__(self, prog: str, description: str, examples: str) -> None:
+        super().__init__(
+            prog=prog, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    @classmethod
+    def plain(cls, prog: str, description: str = "", epilog: str = "", **_: object) -> _Parser:
+        return cls(prog, description, epilog)
+
+
+def _add(
+    sub: argparse._SubParsersAction, name: str, run: object, summary: str, examples: str
+) -> argparse.ArgumentParser:
+    command = sub.add_parser(name, help=summary, description=summary, epilog="examples:\n" + examples)
+    command.set_defaults(run=run)
+    return command
+
+
+def _generate(sub: argparse._SubParsersAction) -> None:
+    command = _add(
+        sub,
+        "generate",
+        commands.generate,
+        "Answer one prompt, streaming the text to stdout.",
+        '  llama4 generate --image left.png --image right.png "Which one is a cat?"\n'
+        '  llama4 generate --video clip.gif --frames 4 "What happens?"\n'
+        '  echo "Once upon a time" | llama4 generate --raw -\n',
+    )
+    command.add_argument("prompt", nargs="?", default="", help="the question; - reads it from stdin")
+    command.add_argument("--image", action="append", default=[], metavar="FILE", help="an image before it; repeatable")
+    command.add_argument("--video", action="append", default=[], metavar="FILE", help="a video, or a folder of frames")
+    command.add_argument("--frames", type=int, default=8, metavar="N", help="frames to sample of each video (8)")
+    command.add_argument("--max-pixels", type=int, metavar="N", help="largest image to open, in pixels (25 million)")
+    command.add_argument("--system", metavar="TEXT", help="a system message")
+    command.add_argument("--raw", action="store_true", help="no chat template: continue the text (base models)")
+    command.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+    command.add_argument("--json", action="store_true", help="print text, ids, logprobs and stop reason as JSON")
+    _sampling(command)
+    _model(command)
+
+
+def _chat(sub: argparse._SubParsersAction) -> None:
+    command = _add(
+        sub,
+        "chat",
+        commands.chat,
+        "Talk to a model. /image FILE adds a picture to the next message, /reset begins anew, /quit leaves.",
+        '  llama4 chat --model ~/Llama-4-Scout --system "Answer in verse."\n',
+    )
+    command.add_argument("--system", metavar="TEXT", help="a system message")
+    _sampling(command)
+    _model(command)
+
+
+def _inspect(sub: argparse._SubParsersAction) -> None:
+    command = _add(
+        sub,
+        "inspect",
+        commands.inspect,
+        "Show config, layer table, parameter counts, files and memory; reads headers only.",
+        "  llama4 inspect tiny\n"
+        "  llama4 inspect config.json --context 10485760 --dtype bfloat16\n"
+        "  llama4 inspect ~/Llama-4-Scout --check\n",
+    )
+    command.add_argument("path", nargs="?", help="a checkpoint folder, config.json or params.json (default: tiny)")
+    command.add_argument("--model", default="tiny", metavar="PATH", help=argparse.SUPPRESS)
+    command.add_argument("--context", type=int, default=8192, metavar="N", help="tokens the cache holds (8192)")
+    command.add_argument("--batch", type=int, default=1, metavar="N", help="rows the cache holds (1)")
+    command.add_argument("--dtype", default="auto", help="dtype to count memory in: auto, bfloat16, float16, float32")
+    command.add_argument(
+        "--check", action="store_true", help="load the weights and report NaN and infinite ones by name"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _convert(sub: argparse._SubParsersAction) -> None:
+    command = _add(
+        sub,
+        "convert",
+        commands.convert,
+        "Write a checkpoint in the other official layout (Meta to Hugging Face, or back).",
+        "  llama4 convert Llama-4-Scout Llama-4-Scout-hf\n"
+        "  llama4 convert Llama-4-Scout-hf Llama-4-Scout --to meta --shards 8 --names training\n",
+    )
+    command.add_argument("source", help="the checkpoint folder to read")
+    command.add_argument("target", help="the folder to write; it must not hold a checkpoint yet")
+    command.add_argument("--to", choices=("hf", "meta"), help="layout to write (default: the one the source is not in)")
+    command.add_argument("--dtype", default="auto", help="auto (keep), bfloat16, float16, float32")
+    command.add_argument("--shards", type=int, default=1, metavar="N", help="Meta: tensor-parallel shards to write (1)")
+    command.add_argument("--names", choices=("load", "training"), default="load", help="Meta: which names to write")
+    command.add_argument("--max-shard-gb", type=float, default=5.0, metavar="GB", help="HF: largest file (5)")
+
+
+def _parity(sub: argparse._SubParsersAction) -> None:
+    command = _add(
+        sub,
+        "parity",
+        commands.parity,
+        "Compare a checkpoint's logits with stored reference logits; names the first layer that diverges.",
+        "  llama4 parity DIR --record logits.safetensors --with transformers\n"
+        "  llama4 parity DIR --reference logits.safetensors\n",
+    )
+    command.add_argument("path", help="the checkpoint folder")
+    action = command.add_mutually_exclusive_group(required=True)
+    action.add_argument("--reference", metavar="FILE", help="compare with this file")
+    action.add_argument("--record", metavar="FILE", help="write this file from a reference implementation")
+    command.add_argument("--with", dest="implementation", default="transformers", choices=("transformers",))
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    command.add_argument("--dtype", default="auto", help="auto, bfloat16, float16, float32")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _bench(sub: argparse._SubParsersAction) -> None:
+    command = _add(
+        sub,
+        "bench",
+        commands.bench,
+        "Time loading, prefill and decode, and measure peak memory; `llama4 bench --help` lists its own options.",
+        "  llama4 bench --against transformers --json bench.json\n",
+    )
+    from llama4 import bench
+
+    bench.add_arguments(command)
+
+
+def _sampling(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("how to choose tokens")
+    group.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="at most this many (256)")
+    group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (0)")
+    group.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest that add up to this (1)")
+    group.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest")
+    group.add_argument(
+        "--min-p", type=float, default=0.0, help="keep those this fraction as likely as the likeliest (0)"
+    )
+    group.add_argument("--seed", type=int, help="makes drawing repeatable")
+
+
+def _model(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("what to run")
+    group.add_argument(
+        "--model", default="tiny", metavar="DIR", help="a checkpoint folder, Meta's or Hugging Face's (tiny)"
+    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    group.add_argument("--dtype", default="auto", help="auto (the checkpoint's), bfloat16, float16, float32")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
