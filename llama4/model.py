@@ -76,20 +76,27 @@ class Llama4(nn.Module):
                 raise InputError(
                     "This model has no vision encoder: leave out the images or load a multimodal checkpoint."
                 )
-            return self.decoder.embedding(tokens_BS)
+            return self._embed_tokens(tokens_BS, step)
         patch_BS = (tokens_BS == self.config.patch_id) & step.once("valid", lambda: step.valid_BS)
         check_groups(patch_BS, 0 if images is None else self._tiles(images), self.config.vision.tokens_per_tile)
-        x_BSD = self.decoder.embedding(tokens_BS)
+        x_BSD = self._embed_tokens(tokens_BS, step)
         if images is None or len(images) == 0:
             return x_BSD
         return self.fusion(x_BSD, patch_BS, self.vision(images))
+
+    def _embed_tokens(self, tokens_BS: Tensor, step: Step) -> Tensor:
+        """Padding gets zeros, so that nothing it might hold, not even a NaN, comes near the real tokens."""
+        x_BSD = self.decoder.embedding(tokens_BS)
+        if min(step.counts) == step.width:
+            return x_BSD
+        return x_BSD.masked_fill(~step.once("valid", lambda: step.valid_BS)[:, :, None], 0.0)
 
     def new_cache(self, batch_size: int, max_tokens: int) -> KVCache:
         """An empty cache for `batch_size` rows of at most `max_tokens` tokens, in the model's dtype and on its device."""
         return KVCache(self.config, batch_size, max_tokens, like=self.decoder.embedding.weight)
 
     def _counts(self, tokens_BS: Tensor, lengths_B: Tensor | None) -> tuple[int, ...]:
-        if tokens_BS.dim() != 2 or tokens_BS.is_floating_point() or tokens_BS.numel() == 0:
+        if tokens_BS.dim() != 2 or tokens_BS.dtype not in (torch.int64, torch.int32) or tokens_BS.numel() == 0:
             raise InputError(
                 f"tokens_BS is a {tokens_BS.dtype} tensor of shape {list(tokens_BS.shape)}: "
                 "pass int64 ids [batch, tokens] with at least one token."
@@ -99,12 +106,12 @@ class Llama4(nn.Module):
         batch, width = tokens_BS.shape
         if lengths_B is None:
             return (width,) * batch
-        counts = tuple(lengths_B.tolist())
-        if len(counts) != batch or not all(0 <= count <= width for count in counts):
+        whole = lengths_B.dtype in (torch.int64, torch.int32) and lengths_B.shape == (batch,)
+        if not whole or not all(0 <= count <= width for count in lengths_B.tolist()):
             raise InputError(
-                f"lengths_B is {list(counts)}: pass one length from 0 to {width} for each of {batch} rows."
+                f"lengths_B is {lengths_B.tolist()}: pass one whole length from 0 to {width} for each of {batch} rows."
             )
-        return counts
+        return tuple(lengths_B.tolist())
 
     def _check_ids(self, tokens_BS: Tensor) -> None:
         if tokens_BS.is_meta:
