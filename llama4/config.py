@@ -36,7 +36,7 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3's frequency scaling: wavelengths over `original_context / low_freq_factor` are divided by `factor`."""
+    """Llama 3's scaling: pairs whose wavelength exceeds `original_context / low_freq_factor` turn `factor` times slower."""
 
     factor: float = 16.0
     low_freq_factor: float = 1.0
@@ -46,7 +46,7 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class Temperature:
-    """Inference-time temperature of NoPE layers: q is scaled by `1 + scale * ln(1 + floor((position + 1) / floor))`."""
+    """Inference-time temperature of NoPE layers: q is scaled by `1 + scale * ln(1 + (position + 1) // floor)`."""
 
     floor: float = 8192.0
     scale: float = 0.1

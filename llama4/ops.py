@@ -64,8 +64,8 @@ def grouped_matmul(x_ND: Tensor, w_EDF: Tensor, group_ends_E: Tensor) -> Tensor:
 def eager_grouped_matmul(x_ND: Tensor, w_EDF: Tensor, group_ends_E: Tensor) -> Tensor:
     """One matmul a group that has rows; on CUDA in bf16, torch's own grouped kernel, which waits for nothing.
 
-    On a CPU torch's kernel is a loop too, and the slower one: fp32, 16 groups of 32 rows, 256 x 512: 1.7 x the time of this
-    loop; bf16: level.
+    On a CPU torch's kernel is a loop too. Measured with torch 2.13, fp32, 256 x 512, 16 experts: 0.9 x the time of this loop
+    for 512 rows, 1.8 x for the one row of a decode step.
     """
     if x_ND.is_cuda and x_ND.dtype == torch.bfloat16:
         return F.grouped_mm(x_ND, w_EDF, offs=group_ends_E.to(torch.int32))
