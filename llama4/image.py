@@ -70,16 +70,15 @@ def canvas(width: int, height: int, side: int, max_tiles: int = MAX_TILES) -> tu
     800 x 500 px: 2 x 3 tiles have scale min(1008 / 800, 672 / 500) = 1.26, 2 x 4 have 1.344, 2 x 2 only 0.84: (2, 3).
     9000 x 100 px: 1 x 16 tiles have the largest scale, 5376 / 9000 = 0.6: (1, 16).
 
-    Scales are float32 because the references' are, and which of two near ones is smaller depends on it. Equal scales with
-    equal areas do not occur: of canvases limited by width in one and height in the other, the smaller sides make a third.
+    Equal scales with equal areas do not occur: of two canvases, one limited by width and one by height, the smaller sides
+    make a third. The references compare in float32, where the same canvas wins: two different scales are at least
+    1 / (16 * longer side) apart, which float32 still tells apart at 500,000 px.
     """
     grids = [(rows, columns) for rows in range(1, max_tiles + 1) for columns in range(1, max_tiles // rows + 1)]
-    rows, columns = torch.tensor(grids).to(torch.float32).unbind(dim=1)
-    scales = torch.minimum(columns * side / width, rows * side / height)
-    holding = scales[scales >= 1]
-    best = holding.min() if len(holding) else scales.max()
-    equal = [grid for grid, scale in zip(grids, scales, strict=True) if scale == best]
-    return min(equal, key=lambda grid: grid[0] * grid[1])
+    scales = {(rows, columns): min(columns * side / width, rows * side / height) for rows, columns in grids}
+    holding = [scale for scale in scales.values() if scale >= 1]
+    best = min(holding) if holding else max(scales.values())
+    return min((grid for grid in grids if scales[grid] == best), key=lambda grid: grid[0] * grid[1])
 
 
 def resized(width: int, height: int, side: int, rows: int, columns: int) -> tuple[int, int]:

@@ -68,17 +68,15 @@ def test_canvas_of_known_sizes(width, height, grid):
 
 
 def test_canvas_follows_the_rule_in_exact_arithmetic():
-    """The rule written again with fractions; float32 may call two scales equal that are not, so those are allowed."""
+    """The rule written again with fractions: no rounding may change the choice."""
     rng = random.Random(7)
     for _ in range(300):
         width, height, limit = rng.randint(1, 4000), rng.randint(1, 4000), rng.randint(1, 16)
         grids = [(r, c) for r in range(1, limit + 1) for c in range(1, limit + 1) if r * c <= limit]
         scale = {(r, c): min(Fraction(c * 336, width), Fraction(r * 336, height)) for r, c in grids}
-        holding = [grid for grid in grids if scale[grid] >= 1]
-        best = min((scale[grid] for grid in holding), default=max(scale.values()))
-        chosen = canvas(width, height, 336, limit)
-        assert abs(scale[chosen] / best - 1) < 1e-6
-        assert chosen[0] * chosen[1] <= min(r * c for r, c in grids if scale[(r, c)] == best)
+        best = min((value for value in scale.values() if value >= 1), default=max(scale.values()))
+        equal = [grid for grid in grids if scale[grid] == best]
+        assert canvas(width, height, 336, limit) == min(equal, key=lambda grid: grid[0] * grid[1])
 
 
 @pytest.mark.parametrize(
