@@ -103,7 +103,7 @@ def normalise(picture: Image.Image) -> Tensor:
 
 
 def open_image(source: str | Path | Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a picture as upright 8-bit RGB; of an animation, the first frame. The argument is left as it is.
+    """Read a picture as upright 8-bit RGB; of an animated file, the first frame. The argument is left as it is.
 
     Raises `InputError` when there is no such file, when it is a folder, is not a picture or ends too early, when it has
     more than `max_pixels` pixels (read from the header: nothing of that size is decoded), or when its pixels have no
