@@ -161,6 +161,4 @@ class StreamDecoder:
 
     def flush(self) -> str:
         """What is still pending at the end: U+FFFD for a broken character, else "". The decoder is then new again."""
-        rest = self._utf8.decode(b"", final=True)
-        self._utf8.reset()
-        return rest
+        return self._utf8.decode(b"", final=True)

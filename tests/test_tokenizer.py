@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama4.assets.make_tokenizer import MERGES, TEXT, train
+from llama4.config import PATCH_OFFSET, SPECIAL_TOKENS, Config
 from llama4.errors import InputError
 from llama4.special_tokens import OFFICIAL_NAMES
 from llama4.tokenizer import MAX_CHARACTERS, MAX_RUN, StreamDecoder, Tokenizer, _cut
@@ -50,6 +51,10 @@ def test_special_tokens_have_the_official_numbers() -> None:
         "reserved_special_token_903": 202047,
     }
     assert {name: ids[f"<|{name}|>"] for name in published} == published
+    assert OFFICIAL_NAMES.index("<|patch|>") == PATCH_OFFSET and len(OFFICIAL_NAMES) == SPECIAL_TOKENS
+    config = Config.scout()
+    assert (config.bos_id, config.pad_id, config.patch_id) == (200000, 200018, 200092)
+    assert config.stop_ids == tuple(ids[name] for name in ("<|end_of_text|>", "<|eom|>", "<|eot|>"))
 
 
 def test_special_ids_follow_the_base_ranks_of_a_tokenizer_of_any_size() -> None:
@@ -204,6 +209,11 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="No space"):
         TOKENIZER.save(target)
     assert target.read_text() == "precious" and len(list(tmp_path.iterdir())) == 1
+
+    written = []
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: written.append(path) or write(path, data))
+    TOKENIZER.save(target)
+    assert len(written) == 1 and target not in written, "the target is renamed into place, never written"
 
 
 LINES = TINY.read_bytes().splitlines(keepends=True)
