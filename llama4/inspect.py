@@ -1,7 +1,7 @@
 """What a checkpoint is, without loading it: config, layer table, parameter counts, files, memory. Behind `llama4 inspect`.
 
-Counts come from the model itself, built on the meta device, where it has shapes and no memory: Maverick's 401,583,781,376
-parameters take a tenth of a second. Files are known by their headers alone.
+Counts come from the table of shapes that loading checks files against (checkpoint/shapes.py), so nothing is built: Scout is
+108,641,793,536 parameters, Maverick 401,583,781,376. Files are known by their headers alone.
 
     weights   parameters * bytes a number
     cache     batch * slots * 2 * G * K * bytes a number, added over the layers;
@@ -21,12 +21,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llama4 import checkpoint
+from llama4.checkpoint.folder import meta_files, weights_format
 from llama4.config import Config
 from llama4.errors import InputError
-from llama4.model import Llama4
 
 NUMBER_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 DEFAULT_CONTEXT = 8192
@@ -85,11 +83,9 @@ def layer_runs(config: Config) -> list[dict[str, Any]]:
 
 def count_parameters(config: Config) -> dict[str, int]:
     """Parameters by part, then "total" and "active": those one text token passes through, embeddings and head included."""
-    with torch.device("meta"):
-        model = Llama4(config)
     parts = {part: 0 for _, part in PARTS}
-    for name, parameter in model.named_parameters():
-        parts[_part(name)] += parameter.numel()
+    for name, shape in checkpoint.parameter_shapes(config).items():
+        parts[_part(name)] += math.prod(shape)
     total = sum(parts.values())
     idle = parts["routed experts"] * (config.experts - 1) // max(config.experts, 1)
     vision = sum(parts[part] for part in VISION_PARTS)
@@ -112,24 +108,20 @@ def cache_bytes(config: Config, batch: int, context: int, number_bytes: int) -> 
 def checkpoint_files(path: Path) -> dict[str, Any] | None:
     """What the weight files hold, from their headers: None for a bare config.
 
-    "files": a list of `{"name", "tensors", "bytes"}`; "tensors", "parameters" and "bytes": their totals; "dtypes": bytes a dtype.
+    "files": `{"name", "bytes"}` of each, as it lies on the disk; "tensors": how many names; "parameters": how many numbers, those
+    that Meta's shards repeat counted as often; "dtypes": their bytes, a dtype.
     """
     if path.is_file() or not any(any(path.glob(pattern)) for pattern in WEIGHT_FILES):
         return None
-    files: dict[str, dict[str, Any]] = {}
+    tensors = checkpoint.list_tensors(path)
+    files = meta_files(path) if weights_format(path) == "meta" else [path / tensor.file for tensor in tensors.values()]
     dtypes: Counter[str] = Counter()
-    parameters = 0
-    for shape, dtype, file, size in checkpoint.list_tensors(path).values():
-        entry = files.setdefault(Path(file).name, {"name": Path(file).name, "tensors": 0, "bytes": 0})
-        entry["tensors"] += 1
-        entry["bytes"] += size
-        dtypes[str(dtype).removeprefix("torch.")] += size
-        parameters += math.prod(shape)
+    for tensor in tensors.values():
+        dtypes[str(tensor.dtype).removeprefix("torch.")] += tensor.bytes
     return {
-        "files": [files[name] for name in sorted(files)],
-        "tensors": sum(entry["tensors"] for entry in files.values()),
-        "parameters": parameters,
-        "bytes": sum(dtypes.values()),
+        "files": [{"name": file.name, "bytes": file.stat().st_size} for file in sorted(set(files))],
+        "tensors": len(tensors),
+        "parameters": sum(tensor.bytes // tensor.dtype.itemsize for tensor in tensors.values()),
         "dtypes": dict(dtypes),
     }
 
@@ -174,7 +166,7 @@ def _render_files(found: dict[str, Any]) -> list[str]:
     held = found["files"]
     if held is None:
         return ["files", "  none: a bare config"]
-    rows = [f"  {entry['name']:<36}{entry['tensors']:>6} tensors{_size(entry['bytes']):>14}" for entry in held["files"]]
+    rows = [f"  {entry['name']:<36}{_size(entry['bytes']):>14}" for entry in held["files"]]
     dtypes = ", ".join(f"{name} {_size(size)}" for name, size in held["dtypes"].items())
     return ["files", *rows, f"  {held['tensors']} tensors, {held['parameters']:,} numbers: {dtypes}"]
 
