@@ -1,0 +1,120 @@
+"""The seam: which backend runs, how it is overridden, that a kernel package is called when it is chosen, and the eager
+grouped matmul against a loop over rows."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from collections.abc import Iterator
+
+import pytest
+import torch
+from small_models import assert_close, drawn_model, random_tokens, small_config
+
+from llama4 import ops
+from llama4.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _resolve_afresh() -> Iterator[None]:
+    """The choice is made once a process: forget it before and after."""
+    ops._resolve.cache_clear()
+    yield
+    ops._resolve.cache_clear()
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor, ...]]:
+    """A stand-in `llama4_kernels` that records its calls and computes by the eager path."""
+    calls: list[tuple[torch.Tensor, ...]] = []
+
+    def grouped_matmul(x_ND: torch.Tensor, w_EDF: torch.Tensor, group_ends_E: torch.Tensor) -> torch.Tensor:
+        calls.append((x_ND, w_EDF, group_ends_E))
+        return ops.eager_grouped_matmul(x_ND, w_EDF, group_ends_E)
+
+    module = types.ModuleType("llama4_kernels")
+    module.grouped_matmul = grouped_matmul
+    module.__spec__ = importlib.util.spec_from_loader("llama4_kernels", loader=None)
+    monkeypatch.setitem(sys.modules, "llama4_kernels", module)
+    return calls
+
+
+@pytest.mark.parametrize("sizes", [[2, 0, 3], [0, 0, 4], [5], [0, 7, 0, 0, 1], [1, 1, 1]], ids=str)
+def test_eager_is_a_row_at_a_time(sizes: list[int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x_ND = torch.randn(sum(sizes), 6, generator=generator).requires_grad_()
+    w_EDF = torch.randn(len(sizes), 6, 11, generator=generator).requires_grad_()
+    owner_N = [expert for expert, size in enumerate(sizes) for _ in range(size)]
+    found = ops.eager_grouped_matmul(x_ND, w_EDF, torch.tensor(sizes).cumsum(0))
+    expected = torch.stack([x_ND[row].double() @ w_EDF[owner].double() for row, owner in enumerate(owner_N)])
+    assert_close(found, expected, "grouped matmul")
+    weight = torch.randn(found.shape, generator=generator)
+    ours = torch.autograd.grad((found * weight).sum(), (x_ND, w_EDF))
+    theirs = torch.autograd.grad((expected * weight).sum(), (x_ND, w_EDF))
+    for name, mine, reference in zip(("x", "w"), ours, theirs, strict=True):
+        assert_close(mine, reference, f"gradient of {name}")
+
+
+def test_no_rows_at_all() -> None:
+    out = ops.eager_grouped_matmul(torch.empty(0, 6), torch.randn(3, 6, 11), torch.zeros(3, dtype=torch.int64))
+    assert out.shape == (0, 11)
+
+
+def test_unknown_backend_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"no backend 'cuda': choose one of eager, triton"), ops.use("cuda"):
+        pass
+
+
+def test_use_overrides_for_its_block_only() -> None:
+    before = ops.backend()
+    with ops.use("triton"):
+        assert ops.backend() == "triton"
+        with ops.use("eager"):
+            assert ops.backend() == "eager"
+        assert ops.backend() == "triton"
+    assert ops.backend() == before
+    with pytest.raises(RuntimeError), ops.use("triton"):
+        raise RuntimeError
+    assert ops.backend() == before
+
+
+@pytest.mark.parametrize(
+    ("package", "device", "expected"), [(False, True, "eager"), (True, False, "eager"), (True, True, "triton")]
+)
+def test_resolution_needs_the_package_and_a_device(
+    monkeypatch: pytest.MonkeyPatch, package: bool, device: bool, expected: str
+) -> None:
+    real = importlib.util.find_spec
+    spec = importlib.util.spec_from_loader("llama4_kernels", loader=None) if package else None
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: spec if name == "llama4_kernels" else real(name, *rest)
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device)
+    assert ops.backend() == expected
+
+
+def test_resolved_once(monkeypatch: pytest.MonkeyPatch, kernels: list) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert ops.backend() == "triton"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert ops.backend() == "triton"
+
+
+@torch.no_grad()
+def test_triton_calls_the_package_and_eager_does_not(kernels: list[tuple[torch.Tensor, ...]]) -> None:
+    """One MoE layer: two grouped matmuls a forward, with sorted rows and running totals that end at N."""
+    model, tokens_BS = drawn_model(small_config()), random_tokens(2, 7)
+    with ops.use("eager"):
+        expected = model(tokens_BS)
+    assert kernels == []
+    with ops.use("triton"):
+        found = model(tokens_BS)
+    assert torch.equal(found, expected)
+    assert [(tuple(x.shape), tuple(w.shape)) for x, w, _ in kernels] == [
+        ((14, 26), (3, 26, 36)),
+        ((14, 18), (3, 18, 26)),
+    ]
+    for _, _, group_ends_E in kernels:
+        ends = group_ends_E.tolist()
+        assert group_ends_E.dtype == torch.int64 and ends == sorted(ends) and ends[-1] == 14
