@@ -2,7 +2,8 @@
 
 Every idea of the architecture is in it, at about a million parameters: chunked RoPE layers with QK norm, a NoPE layer with
 temperature, dense and MoE layers, a vision encoder with dynamic tiles, Hugging Face's file layout and the official special tokens
-behind a vocabulary of 512 byte pairs. Its weights are drawn, not trained: it speaks nonsense, fluently and repeatably.
+behind a vocabulary of 512 byte pairs. Its weights are drawn, not trained: it speaks nonsense, fluently and repeatably. The head's
+rows of the special tokens are zero, so that the nonsense is made of letters.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import torch
 
 from llama4.checkpoint import save_hf
 from llama4.config import Config, RopeScaling, Temperature, VisionConfig, irope_layers
-from llama4.model import Llama4
+from llama4.model import Llama4, initialise
 from llama4.tokenizer import Tokenizer
 
 SEED = 20250405  # the day Llama 4 was released
+STD = 0.08  # larger than `initialise`'s own, or a narrow model's attention would see no difference between tokens
 TINY = Path(__file__).parent / "tiny"
 
 
@@ -52,9 +54,13 @@ def tiny_config(tokenizer: Tokenizer) -> Config:
 
 def main() -> None:
     """Draw the weights from `SEED` and write them in bfloat16 beside the tokenizer."""
+    tokenizer = Tokenizer.from_file(TINY)
+    model = Llama4(tiny_config(tokenizer))
     torch.manual_seed(SEED)
-    model = Llama4(tiny_config(Tokenizer.from_file(TINY))).to(torch.bfloat16)
-    save_hf(model, TINY)
+    initialise(model, STD)
+    with torch.no_grad():
+        model.decoder.head.weight[min(tokenizer.special_tokens.values()) :] = 0.0
+    save_hf(model.to(torch.bfloat16), TINY)
     print(f"Wrote {sum(weight.numel() for weight in model.parameters()):,} parameters to {TINY}.")
 
 
