@@ -22,7 +22,7 @@ from llama4.checkpoint.names import META_BOTH, META_READ, Row, meta_rows
 from llama4.checkpoint.shapes import parameter_shapes
 from llama4.checkpoint.source import Advance, require_floating, require_same_names, require_shape
 from llama4.checkpoint.torch_file import open_shard
-from llama4.checkpoint.transforms import from_file, to_file
+from llama4.checkpoint.transforms import file_shape, from_file
 from llama4.config import Config
 from llama4.errors import InputError
 
@@ -78,8 +78,7 @@ class MetaSource:
                         f"{self.files[0].parent} has {count} shards, and {row.name} does not divide into {count}: "
                         "download the shards that are missing."
                     )
-            parts = [torch.empty(self.shapes[name], device="meta") for name in row.ours]
-            wanted = tuple(to_file(row, parts, 0, count).shape)
+            wanted = file_shape(row, [self.shapes[name] for name in row.ours], count)
             for file, weights in zip(self.files, self.shards, strict=True):
                 tensor = weights[row.name]
                 require_floating(row.name, str(file), tensor.dtype)

@@ -3,8 +3,8 @@
     wqkv, Scout, shard 2 of 8:   [q[1280:1920]; k[256:384]; v[256:384]]  ->  [896, 5120]
     moe_w_in_eD_F, same shard:   gate_up[:, :, :8192][:, :, 2048:3072]   ->  [16 * 5120, 1024]
 
-`to_file` makes the tensor; on meta tensors it makes the expected shape, which is how files are checked. `from_file` writes a
-file's tensor into views of our parameters, so nothing is held twice.
+`file_shape` says what a file must hold, `to_file` makes the tensor, and `from_file` writes a file's tensor into views of our
+parameters, so that nothing is held twice.
 """
 
 from __future__ import annotations
@@ -17,6 +17,27 @@ from einops import rearrange
 from torch import Tensor
 
 from llama4.checkpoint.names import Row
+from llama4.checkpoint.shapes import Shape
+
+
+def file_shape(row: Row, shapes: list[Shape], shards: int) -> Shape:
+    """The shape of `row` in each of `shards` files, from the shapes of our parameters. Arithmetic only."""
+    pieces = []
+    for whole in shapes:
+        shape = list(whole)
+        if row.half is not None:
+            shape[-1] //= 2
+        if row.split is not None:
+            shape[row.split] //= shards
+        pieces.append(_in_file(row, tuple(shape)))
+    return (sum(piece[0] for piece in pieces), *pieces[0][1:])
+
+
+def _in_file(row: Row, shape: Shape) -> Shape:
+    """The shape of one piece once it has the file's form."""
+    if row.form == "transposed":
+        return shape[::-1]
+    return (shape[0] * shape[1], *shape[2:]) if row.form == "flat" else shape
 
 
 def to_file(row: Row, parameters: list[Tensor], shard: int, shards: int) -> Tensor:
@@ -28,7 +49,7 @@ def to_file(row: Row, parameters: list[Tensor], shard: int, shards: int) -> Tens
 def from_file(row: Row, tensor: Tensor, parameters: list[Tensor], shard: int, shards: int) -> None:
     """Copy the file's tensor of one shard into our parameters, converting dtype and device on the way."""
     views = [view(row, parameter, shard, shards) for parameter in parameters]
-    rows = [len(_shape_for_file(row, piece.to("meta"))) for piece in views]
+    rows = [_in_file(row, tuple(target.shape))[0] for target in views]
     for piece, target in zip(tensor.split(rows), views, strict=True):
         if row.form == "raw position":
             piece = resample_positions(piece)
