@@ -162,4 +162,4 @@ def test_gate_is_the_first_half() -> None:
     with torch.no_grad():
         moe.experts.gate_up.copy_(torch.tensor([[[2.0, 3.0]]]))
         moe.experts.down.fill_(1.0)
-    assert float(moe.experts(torch.ones(1, 1), torch.tensor([1]))) == pytest.approx(5.285, abs=5e-4)
+    assert moe.experts(torch.ones(1, 1), torch.tensor([1])).item() == pytest.approx(5.285, abs=5e-4)
