@@ -78,7 +78,7 @@ class Step:
     def columns(self, first: int, last: int) -> Step:
         """The part of this call that lies in columns `first` to `last - 1`."""
         counts = tuple(min(max(count - first, 0), last - first) for count in self.counts)
-        starts = tuple(start + first for start in self.starts)
+        starts = tuple(start + min(first, count) for start, count in zip(self.starts, self.counts, strict=True))
         return self.once(("columns", first, last), lambda: Step(starts, counts, last - first, self.device))
 
     def pieces(self, chunk: int) -> list[tuple[int, int]]:

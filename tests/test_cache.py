@@ -88,10 +88,10 @@ def test_pieces_cover_the_call_and_stay_in_one_chunk(starts: list[int], width: i
 def test_columns_of_rows_that_end_early() -> None:
     step = Step((3, 0, 7), (5, 2, 0), 5, CPU)
     piece = step.columns(1, 4)
-    assert (piece.starts, piece.counts, piece.width) == ((4, 1, 8), (3, 1, 0), 3)
-    assert piece.positions_BS.tolist() == [[4, 5, 6], [1, 2, 3], [8, 9, 10]]
+    assert (piece.starts, piece.counts, piece.width) == ((4, 1, 7), (3, 1, 0), 3)
+    assert piece.positions_BS.tolist() == [[4, 5, 6], [1, 2, 3], [7, 8, 9]]
     assert piece.valid_BS.tolist() == [[True] * 3, [True, False, False], [False] * 3]
-    assert step.end == 8 and piece.end == 8
+    assert step.end == 8 and piece.end == 7 and step.columns(4, 5).end == 8
     assert not step.fresh and Step((0, 0), (1, 0), 1, CPU).fresh
 
 
