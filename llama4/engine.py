@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -56,6 +57,12 @@ def cut(prompt: Prompt, patch_id: int, tokens_per_tile: int, size: int = PIECE) 
     return pieces
 
 
+def check_budget(max_new_tokens: int) -> None:
+    """Raise InputError unless at least one token is asked for."""
+    if not isinstance(max_new_tokens, Integral) or max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens!r}: ask for a whole number from 1.")
+
+
 def check_prompt(prompt: Prompt, model: Llama4, max_new_tokens: int) -> None:
     """Raise InputError for a prompt that this model cannot take."""
     config = model.config
@@ -67,8 +74,7 @@ def check_prompt(prompt: Prompt, model: Llama4, max_new_tokens: int) -> None:
             f"The prompt has token id {wrong}, outside the vocabulary of {config.vocab_size}: "
             "use the tokenizer that belongs to this checkpoint."
         )
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens is {max_new_tokens}: ask for at least 1.")
+    check_budget(max_new_tokens)
     if len(prompt.ids) + max_new_tokens > config.max_context:
         raise InputError(
             f"The prompt's {len(prompt.ids)} tokens and {max_new_tokens} new ones exceed the context of "
@@ -92,11 +98,11 @@ def _check_tiles(prompt: Prompt, model: Llama4) -> None:
 
 
 @torch.inference_mode()
-def prefill(model: Llama4, cache: KVCache, prompts: list[Prompt], progress: bool = False) -> Tensor:
+def prefill(model: Llama4, cache: KVCache, prompts: list[Prompt], size: int = PIECE, progress: bool = False) -> Tensor:
     """Feed prompts, one a row, into `cache`; returns the logits after each row's last token, float32 `[B, V]`."""
     vision = model.config.vision
     per_tile = 1 if vision is None else vision.tokens_per_tile  # without vision a prompt may be cut anywhere
-    plans = [cut(prompt, model.config.patch_id, per_tile) for prompt in prompts]
+    plans = [cut(prompt, model.config.patch_id, per_tile, size) for prompt in prompts]
     total = sum(len(prompt.ids) for prompt in prompts)
     logits_BV = None
     with tqdm(total=total, unit="tok", desc="reading", delay=2, leave=False, disable=None if progress else True) as bar:

@@ -29,7 +29,7 @@ from llama4.config import Config
 from llama4.engine import check_prompt, decode, prefill
 from llama4.errors import InputError
 from llama4.model import Llama4
-from llama4.sampling import Sampling, choose, log_probability
+from llama4.sampling import Sampling, choose, log_probability, seeded
 from llama4.stopping import StopStrings
 from llama4.tokenizer import StreamDecoder, Tokenizer
 
@@ -128,6 +128,8 @@ class LLM:
         stop: Sequence[str] = (),
     ) -> list[str]:
         """One answer a prompt, all in one batch; `images` holds one list (or None) a prompt. Equal to one by one when greedy."""
+        if isinstance(prompts, str | Prompt):
+            raise InputError("generate_batch takes a list of prompts: pass [prompt], or use generate for one.")
         if not prompts:
             return []
         if images is not None and len(images) != len(prompts):
@@ -159,6 +161,8 @@ class LLM:
     def encode(self, prompt: Messages, images: Images = None) -> Prompt:
         """Ids and tiles of a prompt in the chat format, up to where the assistant speaks."""
         if isinstance(prompt, Prompt):
+            if images:
+                raise InputError("The prompt is encoded already and carries its own tiles: leave out images=.")
             return prompt
         messages = chat.fill_images(prompt, images)
         return chat.encode(self.tokenizer, messages, vision=self.config.vision)
@@ -187,6 +191,8 @@ class LLM:
         logits_BV = prefill(self.model, cache, [row.prompt for row in rows], progress=True)
         for tokens in decode(self.model, cache, logits_BV, budget, lambda row, logits_V: rows[row].choose(logits_V)):
             yield [row.push(token) for row, token in zip(rows, tokens, strict=True)]
+            if all(row.over for row in rows):  # said here, it saves a forward call whose result nobody would read
+                break
         yield [row.flush() for row in rows]
 
 
@@ -196,21 +202,25 @@ class Row:
     def __init__(self, llm: LLM, prompt: Prompt, sampling: Sampling, seed: int | None, stop: tuple[str, ...]) -> None:
         self.prompt, self.sampling = prompt, sampling
         self.stop_ids = llm.tokenizer.stop_ids
-        self.generator = torch.Generator(device=next(llm.model.parameters()).device)
-        self.generator.seed() if seed is None else self.generator.manual_seed(seed)
+        self.generator = seeded(seed, next(llm.model.parameters()).device)
         self.decoder, self.filter = StreamDecoder(llm.tokenizer), StopStrings(stop)
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.text = ""
         self.ended_by: int | None = None
 
+    @property
+    def over(self) -> bool:
+        """A stop token or a stop string has come."""
+        return self.ended_by is not None or self.filter.stopped
+
     def choose(self, logits_V: Tensor) -> int | None:
         """The next token, or None when the answer is over. Raises InputError when the model's scores are not numbers."""
-        if self.filter.stopped:
+        if self.over:
             return None
-        if torch.isnan(logits_V).any():
+        if not torch.isfinite(logits_V.max()):  # NaN counts as the largest, and -inf is how barred ids are written
             raise InputError(
-                "The model's logits are NaN: run `llama4 inspect MODEL --check` to find weights that are not finite."
+                "The model's logits are NaN or infinite: run `llama4 inspect MODEL --check` to find weights that are not finite."
             )
         token = choose(logits_V, self.sampling, self.generator)
         if token in self.stop_ids:

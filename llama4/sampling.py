@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -32,14 +33,28 @@ class Sampling:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "min_p"):
+            if not isinstance(getattr(self, name), Real):
+                raise InputError(f"{name} is {getattr(self, name)!r}: it must be a number.")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise InputError(f"temperature is {self.temperature}: it must be 0 (greedy) or a positive number.")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p}: it must lie in (0, 1].")
-        if self.top_k is not None and self.top_k < 1:
-            raise InputError(f"top_k is {self.top_k}: it must be at least 1, or left out.")
+        if self.top_k is not None and not (isinstance(self.top_k, Integral) and self.top_k >= 1):
+            raise InputError(f"top_k is {self.top_k!r}: it must be a whole number from 1, or left out.")
         if not 0 <= self.min_p <= 1:
             raise InputError(f"min_p is {self.min_p}: it must lie in [0, 1].")
+
+
+def seeded(seed: int | None, device: torch.device) -> torch.Generator:
+    """A generator that draws the same for the same seed, or anew each time for None. Raises InputError for a bad seed."""
+    generator = torch.Generator(device=device)
+    if seed is None:
+        generator.seed()
+        return generator
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**64:
+        raise InputError(f"seed is {seed!r}: it must be a whole number from 0 to 2^64 - 1, or left out.")
+    return generator.manual_seed(int(seed))
 
 
 def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
@@ -50,14 +65,19 @@ def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> 
 
 
 def probabilities(logits_V: Tensor, sampling: Sampling) -> Tensor:
-    """The distribution that is drawn from: float32 `[V]`, sums to 1, zero where a filter cut."""
-    probs_V, order_V = torch.softmax(logits_V.float() / sampling.temperature, dim=-1).sort(descending=True, stable=True)
+    """The distribution that is drawn from: float64 `[V]`, sums to 1, zero where a filter cut.
+
+    Of tokens with equal probabilities the lower id counts as the likelier. The maximum is subtracted before the division, in
+    float64, so that temperatures of 1e-300 (greedy) and 1e300 (uniform) are still arithmetic.
+    """
+    scaled_V = (logits_V.double() - logits_V.max()) / sampling.temperature
+    probs_V, order_V = torch.softmax(scaled_V, dim=-1).sort(descending=True, stable=True)
     if sampling.top_k is not None:
         probs_V = _normalised(probs_V * (torch.arange(len(probs_V), device=probs_V.device) < sampling.top_k))
-    before_V = probs_V.cumsum(-1) - probs_V  # what the likelier tokens add up to
-    keep_V = before_V < sampling.top_p if sampling.top_p < 1 else torch.ones_like(probs_V, dtype=torch.bool)
-    keep_V[0] = True
-    probs_V = _normalised(probs_V * keep_V)
+    if sampling.top_p < 1:
+        before_V = probs_V.cumsum(-1).roll(1)  # what the likelier tokens add up to
+        before_V[0] = 0
+        probs_V = _normalised(probs_V * (before_V < sampling.top_p))
     probs_V = _normalised(probs_V * (probs_V >= sampling.min_p * probs_V[0]))
     return torch.empty_like(probs_V).scatter(0, order_V, probs_V)
 

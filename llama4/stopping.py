@@ -3,6 +3,10 @@
     stop = ("\\n\\n",), pieces "Hi", "\\n", "\\nmore"   ->   emits "Hi", "", and stops: the second "\\n" completed it.
     pieces "Hi", "\\n", "there"                        ->   emits "Hi", "", "\\nthere".
 
+The text ends where, read character by character, the first stop string is complete; of several complete at that place, the one
+that began first counts. With stops "abc" and "b", "abc" shows "a": the "b" is complete before the "abc" is. So it does not
+matter how the text was split into pieces, and no stop string need wait for a longer one.
+
 What was emitted is never taken back, so the stream's pieces joined are the final text.
 """
 
@@ -22,12 +26,16 @@ class StopStrings:
         self.stopped = False
 
     def push(self, text: str) -> str:
-        """Take new text, return what can be shown now."""
+        """Take new text, return what can be shown now; nothing more once a stop string has come."""
+        if self.stopped:
+            return ""
         self.held += text
-        found = [position for position in (self.held.find(text) for text in self.stop) if position >= 0]
+        starts = ((self.held.find(text), text) for text in self.stop)
+        found = [(start + len(text), start) for start, text in starts if start >= 0]
         if found:
             self.stopped = True
-            shown, self.held = self.held[: min(found)], ""
+            _, start = min(found)
+            shown, self.held = self.held[:start], ""
             return shown
         keep = self._pending()
         shown, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
