@@ -137,6 +137,16 @@ def test_a_router_that_sends_tokens_elsewhere_is_counted(folder: Path) -> None:
     assert report.stages[STAGES.index("layer 1")].rerouted > 10
 
 
+def test_bf16_takes_the_experts_of_the_file_and_float32_its_own(folder: Path) -> None:
+    file = folder / "reference.safetensors"
+    routing_BS = load_file(file)["routing.1"]
+    change(file, **{"routing.1": (routing_BS + 1) % CONFIG.experts})
+    own, taken = (parity.compare(folder, file, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert own.passed
+    assert own.stages[STAGES.index("layer 1")].rerouted == routing_BS.numel()
+    assert taken.first_divergent == "layer 1"
+
+
 def test_the_worst_token_is_found(folder: Path) -> None:
     file = folder / "reference.safetensors"
     logits_BSV = load_file(file)["logits_BSV"]
