@@ -138,14 +138,13 @@ class KVCache:
     """
 
     def __init__(self, config: Config, batch_size: int, max_tokens: int, like: Tensor) -> None:
-        """`like` gives dtype and device. Raises InputError when a size is not positive or exceeds the model's context."""
+        """`like` gives dtype and device. Raises InputError when a size is not positive.
+
+        `max_tokens` may exceed the published context: what a model was trained for is generate.py's concern.
+        """
         if batch_size < 1 or max_tokens < 1:
             raise InputError(
                 f"A cache of {batch_size} rows and {max_tokens} tokens holds nothing: ask for at least 1 and 1."
-            )
-        if max_tokens > config.max_context:
-            raise InputError(
-                f"A cache of {max_tokens} tokens exceeds the model's context of {config.max_context}: ask for fewer."
             )
         self.max_tokens = max_tokens
         self.device = like.device
