@@ -87,9 +87,10 @@ class Session:
 
     def _close(self) -> None:
         """End the answer that is still streaming, or that nobody has begun to read."""
-        if self.row is not None:
+        row = self.row
+        if row is not None:
             self._answer.close()
-            self._end(self.row)
+            self._end(row)  # closing an answer that was never begun runs none of its code
 
     def _end(self, row: Row) -> None:
         """Write the answer into the conversation, once."""
