@@ -25,7 +25,7 @@ from llama4.config_io import read_config
 from llama4.errors import InputError
 from llama4.model import Llama4
 
-_CHECK_AT_ONCE = 1 << 20  # numbers looked at in one go, so that checking needs no memory to speak of
+_CHECK_AT_ONCE = 1 << 16  # numbers looked at in one go: they stay in the cache, and checking needs no memory
 
 
 def load_model(

@@ -20,7 +20,7 @@ from llama4.checkpoint.folder import meta_files
 from llama4.checkpoint.memory import release
 from llama4.checkpoint.names import META_BOTH, META_READ, Row, meta_rows
 from llama4.checkpoint.shapes import parameter_shapes
-from llama4.checkpoint.source import Advance, require_floating, require_same_names, require_shape
+from llama4.checkpoint.source import Advance, require_floating, require_same_names, require_shape, short
 from llama4.checkpoint.torch_file import open_shard
 from llama4.checkpoint.transforms import file_shape, from_file
 from llama4.config import Config
@@ -85,7 +85,7 @@ class MetaSource:
                 require_shape(row.name, str(file), tensor.shape, wanted, f"this config in {count} shard(s)")
                 if tensor.dtype != self.shards[0][row.name].dtype:
                     raise InputError(
-                        f"{file} holds tensor {row.name} in {tensor.dtype}, unlike {self.files[0].name}: correct it."
+                        f"{file} holds tensor {row.name} in {short(tensor.dtype)}, unlike {self.files[0].name}: correct it."
                     )
 
 

@@ -139,12 +139,12 @@ def _parse(file: Path, raw: bytes) -> dict[str, Any]:
 def _entry(file: Path, name: str, value: Any, data_start: int) -> Entry:
     try:
         dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
-        numbers = [*shape, begin, end]
+        numbers, known = [*shape, begin, end], dtype in DTYPES
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{file} describes tensor {name} without dtype, shape or data_offsets: download it again."
         ) from error
-    if dtype not in DTYPES:
+    if not known:
         raise InputError(f"{file} holds tensor {name} in dtype {dtype}, which is not supported: convert it to BF16.")
     if any(not isinstance(number, int) or isinstance(number, bool) or number < 0 for number in numbers):
         raise InputError(f"{file} gives tensor {name} a shape or offsets that are no sizes: download it again.")

@@ -58,4 +58,4 @@ def _load(file: Path) -> Any:
     except (RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{file} is damaged ({str(error).splitlines()[0]}): download it again.") from error
+        raise InputError(f"{file} is damaged or no PyTorch checkpoint: download it again.") from error
