@@ -1,0 +1,37 @@
+"""Every mutation of tests/mutations.py is caught by the test it names, and no named test is red without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mutations
+import pytest
+from mutation_list import Edit, Mutation
+
+
+def test_the_named_tests_pass_on_the_unbroken_code() -> None:
+    assert mutations.green_without_mutation() is None
+
+
+@pytest.mark.parametrize("mutation", mutations.MUTATIONS, ids=lambda mutation: mutation.name)
+def test_caught(mutation: mutations.Mutation) -> None:
+    assert mutations.caught_at(mutation) >= mutations.FACTOR
+
+
+def test_text_that_is_not_there_once_is_an_error(tmp_path: Path) -> None:
+    mutations.make_copy(tmp_path)
+    for gone in ("this text is nowhere", "import"):
+        stale = Mutation("stale", "test_goldens.py", (Edit("rope.py", gone, ""),))
+        with pytest.raises(mutations.StaleMutationError, match="not once"):
+            mutations.apply(stale, tmp_path)
+
+
+def test_a_harmless_change_survives() -> None:
+    """The runner itself can say no: a comment is no mistake."""
+    harmless = Mutation(
+        "a comment",
+        "test_goldens.py::test_logits[hf-guard]",
+        (Edit("rope.py", "    cos, sin = turn\n", "    cos, sin = turn  # a turn\n"),),
+    )
+    with pytest.raises(mutations.SurvivedError, match="passes with this mistake"):
+        mutations.caught_at(harmless)
