@@ -45,7 +45,7 @@ BF16_RATIO = 1.25
 BF16_REASON = (
     "relative RMS error against the fp32 reference, over the reference's own in bf16, with the routing forced to the fp32 "
     "reference's (near-ties flip for 0.3 to 0.5 % of tokens a layer, and a flipped token differs by its whole size): the two "
-    "programs round in different places, so neither error is below the other's always; 1.25 lets one round a little worse"
+    "programs round in different places, so neither error is always the smaller: 0.90 to 1.11 was seen in 36 comparisons"
 )
 
 # A mistake must show: the least that a mutation moves the logits, in units of the fp32 limit.
