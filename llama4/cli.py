@@ -7,11 +7,14 @@ Exit codes: 0 done; 1 a comparison that failed; 2 bad input, with one sentence t
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
+from typing import NoReturn
 
-from llama4 import commands
+from llama4 import __version__, commands
 from llama4.errors import InputError
+from llama4.image import MAX_PIXELS
 
 EXAMPLES = """examples:
   llama4 generate "Hello"                                  the small model inside the package
@@ -27,9 +30,14 @@ EXAMPLES = """examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 shows "?" where it lacks a character
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        return arguments.run(arguments)
+        arguments = parser().parse_args(argv)
+        code = arguments.run(arguments)
+        sys.stdout.flush()  # here, where a reader that has left can still be answered
+        return code
     except InputError as error:
         print(f"llama4: {error}", file=sys.stderr)
         return 2
@@ -39,11 +47,16 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our stdout, `head` say, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        what = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+        print(f"llama4: {what}: check the path, its permissions and the space on its disk.", file=sys.stderr)
+        return 2
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole grammar of the command line."""
     top = _Parser("llama4", "Llama 4 from scratch: run, inspect, convert and check checkpoints.", EXAMPLES)
+    top.add_argument("--version", action="version", version=f"llama4 {__version__}")
     sub = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser.plain)
     _generate(sub)
     _chat(sub)
@@ -61,6 +74,10 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(
             prog=prog, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
         )
+
+    def error(self, message: str) -> NoReturn:
+        """One sentence, as for all bad input, instead of argparse's usage lines."""
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`.\n")
 
     @classmethod
     def plain(cls, prog: str, description: str = "", epilog: str = "", **_: object) -> _Parser:
@@ -89,7 +106,9 @@ def _generate(sub: argparse._SubParsersAction) -> None:
     command.add_argument("--image", action="append", default=[], metavar="FILE", help="an image before it; repeatable")
     command.add_argument("--video", action="append", default=[], metavar="FILE", help="a video, or a folder of frames")
     command.add_argument("--frames", type=int, default=8, metavar="N", help="frames to sample of each video (8)")
-    command.add_argument("--max-pixels", type=int, metavar="N", help="largest image to open, in pixels (25 million)")
+    command.add_argument(
+        "--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="largest image to open (25 million)"
+    )
     command.add_argument("--system", metavar="TEXT", help="a system message")
     command.add_argument("--raw", action="store_true", help="no chat template: continue the text (base models)")
     command.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
@@ -123,7 +142,7 @@ def _inspect(sub: argparse._SubParsersAction) -> None:
     )
     command.add_argument("path", nargs="?", help="a checkpoint folder, config.json or params.json (default: tiny)")
     command.add_argument("--model", default="tiny", metavar="PATH", help=argparse.SUPPRESS)
-    command.add_argument("--context", type=int, default=8192, metavar="N", help="tokens the cache holds (8192)")
+    command.add_argument("--context", type=int, metavar="N", help="tokens the cache holds (8192, or the model's limit)")
     command.add_argument("--batch", type=int, default=1, metavar="N", help="rows the cache holds (1)")
     command.add_argument("--dtype", default="auto", help="dtype to count memory in: auto, bfloat16, float16, float32")
     command.add_argument(
@@ -174,7 +193,7 @@ def _bench(sub: argparse._SubParsersAction) -> None:
         sub,
         "bench",
         commands.bench,
-        "Time loading, prefill and decode, and measure peak memory; `llama4 bench --help` lists its own options.",
+        "Time loading, prefill and decode, and measure peak memory, alone or beside transformers.",
         "  llama4 bench --against transformers --json bench.json\n",
     )
     from llama4 import bench
@@ -185,13 +204,15 @@ def _bench(sub: argparse._SubParsersAction) -> None:
 def _sampling(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("how to choose tokens")
     group.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="at most this many (256)")
-    group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (0)")
-    group.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest that add up to this (1)")
+    group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (0)")
+    group.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="keep the likeliest that add up to this (1)"
+    )
     group.add_argument("--top-k", type=int, metavar="K", help="keep the K likeliest")
     group.add_argument(
-        "--min-p", type=float, default=0.0, help="keep those this fraction as likely as the likeliest (0)"
+        "--min-p", type=float, default=0.0, metavar="P", help="keep those this fraction as likely as the likeliest (0)"
     )
-    group.add_argument("--seed", type=int, help="makes drawing repeatable")
+    group.add_argument("--seed", type=int, metavar="N", help="makes drawing repeatable")
 
 
 def _model(command: argparse.ArgumentParser) -> None:

@@ -61,9 +61,18 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     try:
         resolved = torch.device(device)
     except RuntimeError:
-        raise InputError(f"There is no device called {device!r}: use auto, cpu, cuda or cuda:N.") from None
-    if resolved.type == "cuda" and not torch.cuda.is_available():
+        resolved = None
+    if resolved is None or resolved.type == "meta":  # torch knows it, and it holds no numbers
+        raise InputError(f"There is no device called {str(device)!r}: use auto, cpu, cuda or cuda:N.")
+    if resolved.type != "cuda":
+        return resolved
+    if not torch.cuda.is_available():
         raise InputError(f"The device {device} was asked for and torch sees no CUDA card: use --device cpu.")
+    if (resolved.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"The device {device} was asked for and torch sees {torch.cuda.device_count()} CUDA cards, counted from 0: "
+            "use one of them."
+        )
     return resolved
 
 

@@ -26,7 +26,7 @@ from llama4.tokenizer import Tokenizer
 
 CHUNK = 13
 VISION = VisionConfig(
-    tile_side=28, patch_side=7, width=16, layers=1, heads=2, mlp_width=32, shuffle=2, adapter_width=12
+    tile_side=28, patch_side=7, width=16, layers=1, heads=2, mlp_width=64, shuffle=2, adapter_width=12
 )
 
 
