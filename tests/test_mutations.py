@@ -35,3 +35,10 @@ def test_a_harmless_change_survives() -> None:
     )
     with pytest.raises(mutations.SurvivedError, match="passes with this mistake"):
         mutations.caught_at(harmless)
+
+
+def test_the_documentation_lists_every_mutation_and_its_test() -> None:
+    rows = (mutations.ROOT / "docs" / "parity.md").read_text(encoding="utf-8").splitlines()
+    for mutation in mutations.MUTATIONS:
+        test = mutation.test.removeprefix("test_goldens.py::test_")
+        assert any(row.startswith(f"| {mutation.name} | `{test}` |") for row in rows), mutation.name
