@@ -27,8 +27,8 @@ from llama4 import Config, rope
 from llama4.attention import Rotary
 from llama4.cache import Step
 from llama4.config import LayerSpec
-from llama4.config_hf import from_hf
-from llama4.config_meta import from_meta
+from llama4.config_hf import from_hf, to_hf
+from llama4.config_meta import from_meta, to_meta
 from llama4.layers import rms_norm
 
 sys.path.append(str(Path(__file__).parent / "parity"))
@@ -155,6 +155,8 @@ def test_absent_temperature_key_has_each_formats_own_default() -> None:
     assert ModelArgs(**meta, max_seq_len=8, max_batch_size=1).attn_temperature_tuning is False
     assert from_hf(hf).temperature is not None
     assert from_meta(meta).temperature is None
+    written = [to_hf(from_hf(hf)), to_hf(from_meta(meta)), to_meta(from_meta(meta))]
+    assert [data["attn_temperature_tuning"] for data in written] == [True, False, False], "written out, never left open"
 
 
 def test_meta_experts_pass_no_gradient_and_ours_do() -> None:
@@ -315,3 +317,18 @@ def test_meta_batches_lose_patches_past_the_shortest_prompt_and_ours_keep_them()
 
 def test_importing_metas_loop_leaves_pickles_untrusted() -> None:
     assert not {io.BytesIO, codecs.encode} & set(torch.serialization.get_safe_globals())
+
+
+def test_a_square_router_is_still_transposed() -> None:
+    """transformers #40609: with as many experts as dimensions, a router loaded untransposed raises no error."""
+    experts = {
+        "num_experts": 16,
+        "capacity_factor": 1.0,
+        "auto_scale_F": True,
+        "top_k": 1,
+        "interleave_moe_layer_step": 1,
+    }
+    pair = meta_pair({**META, "dim": 16, "n_heads": 2, "n_kv_heads": 1, "moe_args": experts})
+    router_DE = pair.reference.layers[0].feed_forward.router_DE
+    assert router_DE.shape == (16, 16) and distance(router_DE, router_DE.T) > 0.1
+    pair.assert_same(random_tokens(2, 19, below=90))

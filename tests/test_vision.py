@@ -9,6 +9,7 @@ from small_models import GRADIENT, VISION, assert_close, drawn
 from torch import Tensor
 from vision_reference import reference_encoder, reference_shuffle
 
+from llama4 import rope
 from llama4.config import VisionConfig
 from llama4.vision import VisionEncoder, pixel_shuffle
 
@@ -106,11 +107,17 @@ def test_patches_read_colour_then_row_then_column() -> None:
 
 @torch.no_grad()
 def test_bfloat16_keeps_its_rotation_in_fp32() -> None:
-    """vLLM #25888: a rotation table cast to bf16 costs quality. Here bf16 stays within bf16's own error of fp32."""
+    """vLLM #25888: a rotation table cast to bf16 costs quality. Here the blocks of a bf16 model are given the fp32 one."""
     encoder, tiles = encoder_of(VISION), random_tiles(VISION, 2)
     exact = reference_encoder(encoder, VISION, tiles)
+    given: list[tuple[Tensor, Tensor]] = []
+    for block in encoder.layers:
+        block.register_forward_pre_hook(lambda _block, args: given.append(args[1]))
     found = encoder.bfloat16()(tiles)
-    assert found.dtype == torch.bfloat16
+    assert found.dtype == torch.bfloat16 and len(given) == VISION.layers
+    for turn in given:
+        assert all(part.dtype == torch.float32 for part in turn)
+        assert all(map(torch.equal, turn, rope.vision_rotation(VISION)))
     error = (found.double() - exact).norm() / exact.norm()
     assert error < 0.02  # 8 bits of mantissa: 0.4 % a rounding, a few of them in each of two layers
 

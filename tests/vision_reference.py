@@ -55,8 +55,9 @@ def _attention(attention: nn.Module, vision: VisionConfig, x_PC: Tensor) -> Tens
         torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * turn_PK[:, None]).flatten(-2)
         for x in (q_PHK, k_PHK)
     )
-    weights = torch.softmax(torch.einsum("phk,qhk->hpq", q_PHK, k_PHK) / math.sqrt(q_PHK.shape[-1]), dim=-1)
-    return _linear(attention.o, torch.einsum("hpq,qhk->phk", weights, v_PHK).flatten(1))
+    q_HPK, k_HPK, v_HPK = (x.transpose(0, 1) for x in (q_PHK, k_PHK, v_PHK))
+    weights_HPP = torch.softmax(q_HPK @ k_HPK.transpose(1, 2) / math.sqrt(q_HPK.shape[-1]), dim=-1)
+    return _linear(attention.o, (weights_HPP @ v_HPK).transpose(0, 1).flatten(1))
 
 
 def reference_turn(vision: VisionConfig, head_width: int) -> Tensor:
