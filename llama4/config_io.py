@@ -38,6 +38,8 @@ def read_config(path: str | Path) -> Config:
 
 def find_config(path: Path) -> Path:
     """The configuration file that `path` means: itself when it is a file, else the folder's."""
+    if path.suffix in (".safetensors", ".pth"):
+        raise InputError(f"{path} is a file of weights: give the folder it lies in.")
     if path.is_file():
         return path
     if not path.is_dir():

@@ -155,6 +155,11 @@ def test_an_index_naming_a_tensor_its_shard_lacks(sharded: Path) -> None:
     refused(sharded, rf"lacks tensor {NORM}|holds tensor {NORM}, which")
 
 
+def test_an_index_naming_a_tensor_that_no_shard_has(sharded: Path) -> None:
+    _edit_index(sharded, lambda index: index["weight_map"].update(ghost=index["weight_map"][NORM]))
+    refused(sharded, r"lacks tensor ghost, which model\.safetensors\.index\.json places there")
+
+
 def test_an_index_leaving_a_tensor_out(sharded: Path) -> None:
     _edit_index(sharded, lambda index: index["weight_map"].pop(NORM))
     refused(sharded, rf"holds tensor {NORM}, which {INDEX} does not list")
@@ -189,6 +194,13 @@ def test_shards_outside_the_folder(sharded: Path, tmp_path: Path, way: str) -> N
         _edit_index(
             sharded, lambda i: i["weight_map"].update({k: name for k, v in i["weight_map"].items() if v == shard.name})
         )
+    refused(sharded, "leads out of the folder")
+
+
+@pytest.mark.parametrize("form", ["absolute", "up and down"])
+def test_shard_paths_that_come_back_are_refused_too(sharded: Path, form: str) -> None:
+    before = {"absolute": f"{sharded}/", "up and down": f"../{sharded.name}/"}[form]
+    _edit_index(sharded, lambda i: i["weight_map"].update({k: before + v for k, v in i["weight_map"].items()}))
     refused(sharded, "leads out of the folder")
 
 
@@ -277,6 +289,12 @@ def test_nan_and_infinity_are_reported_by_name_on_request(
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_model(tmp_path / "absent")
+
+
+def test_a_file_of_weights_in_place_of_the_folder(single: Path) -> None:
+    with pytest.raises(InputError, match="give the folder it lies in"):
+        load_model(single / FILE)
+    assert load_model(single / "config.json").config == CONFIG
 
 
 def test_a_header_is_read_without_the_data(single: Path) -> None:

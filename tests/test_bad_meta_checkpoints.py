@@ -53,7 +53,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("where", ["weights", "extra state"])
-def test_pickles_that_run_code_arerefused(meta: Path, tmp_path: Path, where: str) -> None:
+def test_pickles_that_run_code_are_refused(meta: Path, tmp_path: Path, where: str) -> None:
     name = "surprise" if where == "weights" else "layers.0.attention.wqkv._extra_state"
     _edit_shard(meta, 0, lambda w: w.update({name: Payload(tmp_path / "ran")}))
     refused(meta, r"consolidated\.00\.pth asks to run \w+\.system while it is read")

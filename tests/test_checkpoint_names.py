@@ -5,6 +5,7 @@ random configs and, on the meta device, for Scout and Maverick at full size.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -66,13 +67,13 @@ def test_hf_names_are_transformers(seed: int) -> None:
 
 
 @pytest.mark.parametrize("preset", [Config.scout, Config.maverick])
-def test_hf_names_at_full_size(preset: type[Config]) -> None:
+def test_hf_names_at_full_size(preset: Callable[[], Config]) -> None:
     pytest.importorskip("transformers")
     _assert_hf_names(preset())
 
 
 def _meta_state(config: Config) -> dict[str, tuple[int, ...]]:
-    """Meta's own state_dict; the published widths cut to what a CPU can allocate would need another config, so: small ones."""
+    """Names and shapes of Meta's own module, which cannot be built on the meta device: small configs only."""
     from reference_meta import meta_model
 
     return {name: tuple(tensor.shape) for name, tensor in meta_model(to_meta(config), seed=None).state_dict().items()}
@@ -88,7 +89,7 @@ def test_meta_load_names_are_metas(seed: int) -> None:
 
 @pytest.mark.parametrize("style", ["load", "training"])
 @pytest.mark.parametrize("preset", [Config.scout, Config.maverick])
-def test_meta_rows_cover_a_full_size_model_once(preset: type[Config], style: str) -> None:
+def test_meta_rows_cover_a_full_size_model_once(preset: Callable[[], Config], style: str) -> None:
     config = preset()
     rows = meta_rows(config, style)
     assert len({row.name for row in rows}) == len(rows)
