@@ -119,6 +119,22 @@ def test_raw_positions_are_resampled_as_metas_hook_does(tmp_path: Path, raw_too:
     assert (loaded[:-1] - weights[POSITIONS][1:]).abs().max() > 0.5
 
 
+def test_fused_vision_attention_is_split_as_metas_hook_does(tmp_path: Path) -> None:
+    """The vision blocks use the text model's attention module, whose hook takes `wqkv.weight` (and knows no fused bias)."""
+    from reference_meta import meta_model
+
+    config = random_config(5, regular=True, vision=True)
+    model = drawn_model(config)
+    save_meta(model, tmp_path / "plain")
+    weights = _shards(tmp_path / "plain")[0]
+    for layer in range(config.vision.layers):
+        attention = f"vision_embeddings.vision_encoder.transformer.resblocks.{layer}.attn."
+        parts = [weights.pop(f"{attention}w{name}.weight") for name in "qkv"]
+        weights[f"{attention}wqkv.weight"] = torch.cat(parts)
+    meta_model(to_meta(config), seed=None).load_state_dict(dict(weights), strict=True)
+    assert_same_weights(model, load_model(_meta_folder(tmp_path / "fused", to_meta(config), [weights])))
+
+
 # Sharding undone, names mixed, what is dropped
 
 

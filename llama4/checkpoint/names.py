@@ -164,6 +164,7 @@ META_TRAINING: tuple[Row, ...] = (
 # Read, never written.
 META_READ: tuple[Row, ...] = (
     Row(_E + "positional_embedding", ("vision.position_embedding",), form="raw position"),
+    Row(_B + "attn.wqkv.weight", tuple(f"{_V}attention.{name}.weight" for name in "qkv"), split=0),
     Row(_M + "feed_forward.norm.weight", (_T + "ffn_norm.weight",), where="dense"),
     Row(_M + "feed_forward.mlp.layer_norm_weight", (_T + "ffn_norm.weight",), where="moe"),
 )
