@@ -15,7 +15,7 @@ def test_the_named_tests_pass_on_the_unbroken_code() -> None:
 
 @pytest.mark.parametrize("mutation", mutations.MUTATIONS, ids=lambda mutation: mutation.name)
 def test_caught(mutation: mutations.Mutation) -> None:
-    assert mutations.caught_at(mutation) >= mutations.FACTOR
+    assert mutations.caught_at(mutation) >= mutations.MUTATION_FACTOR
 
 
 def test_text_that_is_not_there_once_is_an_error(tmp_path: Path) -> None:
