@@ -5,6 +5,7 @@ Most tests call `main` in this process; those about pipes, signals and odd termi
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -23,15 +24,16 @@ from tiny_llm import picture
 
 import llama4
 from llama4 import commands
-from llama4.cli import parser
+from llama4.cli import main, parser
 
 llama4_cli, hf, text_only, cat = cli_fixtures.llama4_cli, cli_fixtures.hf, cli_fixtures.text_only, cli_fixtures.cat
 
 
 def in_a_process(*arguments: object, **options: object) -> subprocess.Popen[bytes]:
-    """The same in a process of its own."""
+    """The same in a process of its own, its stdout buffered as a shell would start it."""
     command = [sys.executable, "-m", "llama4.cli", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
 
 
 # generate
@@ -230,26 +232,43 @@ def test_version(llama4_cli: Callable) -> None:
     assert llama4_cli("--version").out == f"llama4 {llama4.__version__}\n"
 
 
-# real processes
+# terminals, pipes, signals
 
 
-def test_a_pipe_that_closes_early_is_no_error(hf: Path) -> None:
-    """`llama4 inspect … | head -1` and a streamed answer whose reader leaves: exit code 0, nothing on stderr but the run."""
-    inspect = in_a_process("inspect", hf)
-    stream = in_a_process("generate", "Hello", "--model", hf, "--max-new-tokens", 500)
-    assert inspect.stdout.read(3) and stream.stdout.read(3)
-    for process, allowed in ((inspect, b""), (stream, f"llama4: {hf} on cpu, float32\n".encode())):
-        process.stdout.close()
-        assert (process.stderr.read(), process.wait()) == (allowed, 0)
-        process.stderr.close()
+def test_a_terminal_without_utf8_gets_marks_and_no_traceback(hf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, written = llama4.load(hf).generate("Hello", max_new_tokens=30), io.BytesIO()
+    assert not answer.isascii()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert main(["generate", "Hello", "--model", str(hf), "--max-new-tokens", "30"]) == 0
+    assert written.getvalue() == (answer + "\n").encode("ascii", errors="replace")
 
 
-def test_an_interrupted_process_ends_with_130_and_a_terminal_without_utf8_gets_marks(hf: Path) -> None:
-    """One process, both: `PYTHONIOENCODING=ascii`, and SIGINT once the answer streams."""
-    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
-    process = in_a_process("generate", "Hello", "--model", hf, "--max-new-tokens", 500, env=ascii_only)
-    first = process.stdout.read(1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate()
-    assert process.returncode == 130 and err.endswith(b"llama4: interrupted.\n")
-    assert (first + out).isascii() and out.endswith(b"\n")
+def test_a_terminal_is_shown_no_control_characters(
+    hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a person looks, an escape sequence of the model's is a mark; a file or a pipe gets the text as it is."""
+    monkeypatch.setattr(llama4.LLM, "stream", lambda *_, **__: iter(["a\x1b[2J\n", "\tb\x9b\x07é"]))
+    for terminal, shown in ((False, "a\x1b[2J\n\tb\x9b\x07é\n"), (True, "a\ufffd[2J\n\tb\ufffd\ufffdé\n")):
+        monkeypatch.setattr(type(sys.stdout), "isatty", lambda _, terminal=terminal: terminal)
+        assert main(["generate", "Hello", "--model", str(hf)]) == 0
+        assert capsys.readouterr().out == shown
+
+
+def test_a_pipe_that_nobody_reads_is_no_error(hf: Path) -> None:
+    """As `head` leaves it: exit code 0 and nothing on stderr but the run, for one print and for a stream."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    inspect = in_a_process("inspect", hf, stdout=writer)
+    stream = in_a_process("generate", "Hello", "--model", hf, "--max-new-tokens", 5, stdout=writer)
+    os.close(writer)
+    assert (inspect.communicate()[1], inspect.returncode) == (b"", 0)
+    assert (stream.communicate()[1], stream.returncode) == (f"llama4: {hf} on cpu, float32\n".encode(), 0)
+
+
+def test_a_process_that_is_interrupted_ends_with_130_without_a_traceback(hf: Path) -> None:
+    chat = in_a_process("chat", "--model", hf, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    said = [chat.stderr.readline(), chat.stderr.readline()]  # the run, the help: it now waits for a line
+    chat.send_signal(signal.SIGINT)
+    out, err = chat.communicate()
+    assert b"/quit" in said[1]
+    assert (chat.returncode, out, err) == (130, b"", b"llama4: interrupted.\n")

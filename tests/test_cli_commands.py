@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cli_fixtures
@@ -15,6 +17,7 @@ from random_weights import draw_weights
 
 import llama4
 from llama4.checkpoint import load_model, save_hf
+from llama4.cli import main
 from llama4.config import Config
 from llama4.model import Llama4
 from llama4.session import Session
@@ -74,6 +77,57 @@ def test_chat_with_a_text_model_refuses_pictures(llama4_cli: Callable, text_only
     ended = llama4_cli("chat", "--model", text_only, "--max-new-tokens", 2, stdin=f"/image {cat}\nHello\n")
     assert ended.code == 0 and "no vision encoder" in ended.err
     assert ended.out == llama4.load(text_only).generate("Hello", max_new_tokens=2) + "\n"
+
+
+class Keyboard(io.StringIO):
+    """A person at a terminal, or a pipe: each entry is a line, or Ctrl-C while `input` waits."""
+
+    def __init__(self, entries: list[str | None], terminal: bool) -> None:
+        super().__init__()
+        self.entries, self.terminal = list(entries), terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def input(self, prompt: str) -> str:
+        if not self.entries:
+            raise EOFError
+        entry = self.entries.pop(0)
+        if entry is None:
+            raise KeyboardInterrupt
+        return entry
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_ctrl_c_ends_an_answer_at_a_terminal_and_the_program_in_a_pipe(
+    hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    """While it streams, and while the next line is awaited; at a terminal the conversation goes on with what was said."""
+    options = ["chat", "--model", str(hf), "--max-new-tokens", "9"]
+    stream, broken = llama4.LLM.generate_rows, []
+
+    def interrupted(*inputs: object) -> Iterator[list[str]]:
+        for pieces in stream(*inputs):
+            yield pieces
+            if not broken:
+                broken.append(pieces[0])
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(llama4.LLM, "generate_rows", interrupted)
+    for entries, code in (
+        (["Hello", "Again", None, "/quit"], 0 if terminal else 130),
+        ([None], 0 if terminal else 130),
+    ):
+        keyboard = Keyboard(entries, terminal)
+        monkeypatch.setattr(sys, "stdin", keyboard)
+        monkeypatch.setattr("builtins.input", keyboard.input)
+        assert main(options) == code
+        captured = capsys.readouterr()
+        assert ("/quit or Ctrl-D leaves." in captured.err) == terminal
+        assert captured.err.endswith("llama4: interrupted.\n") == (not terminal)
+        if "Hello" in entries and terminal:
+            assert captured.out.startswith(broken[0] + "\n") and captured.out.count("\n") >= 2
+            assert keyboard.entries == []
 
 
 # inspect

@@ -105,7 +105,10 @@ def test_rows_end_apart_and_are_not_asked_again() -> None:
     def run(rows: list[int]) -> list[list[int | None]]:
         cache = llm.model.new_cache(len(rows), 60)
         logits_BV = prefill(llm.model, cache, [prompts[row] for row in rows])
-        return list(zip(*decode(llm.model, cache, logits_BV, 30, chooser(rows)), strict=True))
+        tokens = list(zip(*decode(llm.model, cache, logits_BV, 30, chooser(rows)), strict=True))
+        fed = [min(limits[row], 29) for row in rows]  # a row that has ended takes no more room in the cache
+        assert cache.lengths_B.tolist() == [len(prompts[row].ids) + new for row, new in zip(rows, fed, strict=True)]
+        return tokens
 
     together = run([0, 1, 2])
     assert [asked.count(row) for row in range(3)] == [2, 6, 30]
