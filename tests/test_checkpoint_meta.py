@@ -135,6 +135,14 @@ def test_fused_vision_attention_is_split_as_metas_hook_does(tmp_path: Path) -> N
     assert_same_weights(model, load_model(_meta_folder(tmp_path / "fused", to_meta(config), [weights])))
 
 
+def test_a_safetensors_file_among_the_shards_is_none_of_ours(tmp_path: Path) -> None:
+    """Reference logits may be kept beside the weights they belong to."""
+    model = drawn_model(random_config(0, regular=True))
+    save_meta(model, tmp_path)
+    (tmp_path / "reference.safetensors").write_bytes(b"not read")
+    assert_same_weights(model, load_model(tmp_path))
+
+
 # Sharding undone, names mixed, what is dropped
 
 

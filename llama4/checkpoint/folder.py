@@ -23,10 +23,10 @@ def weights_format(folder: Path) -> Literal["hf", "meta"]:
     """Which official layout the weights of `folder` have. With both, safetensors, since they cannot run code."""
     if (folder / HF_SINGLE).exists() or (folder / HF_INDEX).exists():
         return "hf"
-    if any(folder.glob("*.safetensors")):
-        raise InputError(f"{folder} has safetensors files but no {HF_SINGLE} or {HF_INDEX}: download the index too.")
     if any(META_SHARD.fullmatch(file.name) for file in folder.glob("*.pth")):
         return "meta"
+    if any(folder.glob("*.safetensors")):
+        raise InputError(f"{folder} has safetensors files but no {HF_SINGLE} or {HF_INDEX}: download the index too.")
     raise InputError(f"{folder} holds no weights: it needs {HF_SINGLE}, {HF_INDEX} or consolidated.00.pth.")
 
 
