@@ -98,36 +98,49 @@ class Keyboard(io.StringIO):
         return entry
 
 
+def at_keyboard(monkeypatch: pytest.MonkeyPatch, hf: Path, keyboard: Keyboard) -> int:
+    """`llama4 chat` with these entries; its exit code."""
+    monkeypatch.setattr(sys, "stdin", keyboard)
+    monkeypatch.setattr("builtins.input", keyboard.input)
+    return main(["chat", "--model", str(hf), "--max-new-tokens", "9"])
+
+
 @pytest.mark.parametrize("terminal", [True, False])
-def test_ctrl_c_ends_an_answer_at_a_terminal_and_the_program_in_a_pipe(
+def test_ctrl_c_while_a_line_is_awaited(
     hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
 ) -> None:
-    """While it streams, and while the next line is awaited; at a terminal the conversation goes on with what was said."""
-    options = ["chat", "--model", str(hf), "--max-new-tokens", "9"]
-    stream, broken = llama4.LLM.generate_rows, []
+    """A person is told how to leave, and stays; a pipe ends."""
+    code = at_keyboard(monkeypatch, hf, Keyboard([None, "Hello"], terminal))
+    out, err = capsys.readouterr()
+    if terminal:
+        assert code == 0 and "/quit or Ctrl-D leaves." in err
+        assert out == llama4.load(hf).generate("Hello", max_new_tokens=9) + "\n\n"  # the last one after Ctrl-D
+    else:
+        assert code == 130 and out == "" and err.endswith("llama4: interrupted.\n")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_ctrl_c_while_an_answer_streams(
+    hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    """A person's conversation goes on with what was said so far; a pipe ends."""
+    rounds, heard = llama4.LLM.generate_rows, []
 
     def interrupted(*inputs: object) -> Iterator[list[str]]:
-        for pieces in stream(*inputs):
+        for pieces in rounds(*inputs):
             yield pieces
-            if not broken:
-                broken.append(pieces[0])
+            heard.append(pieces[0])
+            if len(heard) == 1:
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(llama4.LLM, "generate_rows", interrupted)
-    for entries, code in (
-        (["Hello", "Again", None, "/quit"], 0 if terminal else 130),
-        ([None], 0 if terminal else 130),
-    ):
-        keyboard = Keyboard(entries, terminal)
-        monkeypatch.setattr(sys, "stdin", keyboard)
-        monkeypatch.setattr("builtins.input", keyboard.input)
-        assert main(options) == code
-        captured = capsys.readouterr()
-        assert ("/quit or Ctrl-D leaves." in captured.err) == terminal
-        assert captured.err.endswith("llama4: interrupted.\n") == (not terminal)
-        if "Hello" in entries and terminal:
-            assert captured.out.startswith(broken[0] + "\n") and captured.out.count("\n") >= 2
-            assert keyboard.entries == []
+    code = at_keyboard(monkeypatch, hf, Keyboard(["Hello", "Again"], terminal))
+    out, err = capsys.readouterr()
+    if terminal:
+        assert code == 0 and len(heard) > 2
+        assert out == heard[0] + "\n" + "".join(heard[1:]) + "\n\n"
+    else:
+        assert code == 130 and out == heard[0] + "\n" and err.endswith("llama4: interrupted.\n")
 
 
 # inspect
