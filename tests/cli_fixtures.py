@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from random_weights import draw_weights
 from tiny_llm import picture, tiny_config, tiny_tokenizer
 
@@ -35,7 +36,8 @@ class Ended:
 
 @pytest.fixture
 def llama4_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
-    """Run a command in this process, with text on its stdin."""
+    """Run a command in this process, with text on its stdin, on the CPU whatever the machine has."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def run(*arguments: object, stdin: str | bytes = "") -> Ended:
         data = stdin.encode() if isinstance(stdin, str) else stdin

@@ -30,9 +30,10 @@ llama4_cli, hf, text_only, cat = cli_fixtures.llama4_cli, cli_fixtures.hf, cli_f
 
 
 def in_a_process(*arguments: object, **options: object) -> subprocess.Popen[bytes]:
-    """The same in a process of its own, its stdout buffered as a shell would start it."""
+    """The same in a process of its own, on the CPU, its stdout buffered as a shell would start it."""
     command = [sys.executable, "-m", "llama4.cli", *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
     return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
 
 
@@ -164,10 +165,13 @@ def test_bad_input_ends_with_2_and_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the sentence is for machines without a card")
-def test_a_card_that_is_not_there_is_said(llama4_cli: Callable) -> None:
+def test_a_card_that_is_not_there_is_said(llama4_cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = llama4_cli("generate", "Hello", "--device", "cuda")
     assert ended.code == 2 and "torch sees no CUDA card" in ended.err and one_sentence(ended.err)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    ended = llama4_cli("generate", "Hello", "--device", "cuda:2")
+    assert ended.code == 2 and "2 CUDA cards, counted from 0" in ended.err and one_sentence(ended.err)
 
 
 def test_bytes_that_are_not_utf8_are_refused(llama4_cli: Callable, hf: Path) -> None:
