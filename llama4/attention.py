@@ -150,10 +150,9 @@ class WithinChunk:
 
 
 def _up_to(q_BSHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, step: Step, period: int) -> Tensor:
-    """Each query sees the slots up to its own position's. One query that is level with all rows needs no mask."""
+    """Each query sees the slots up to its own position's. One query, level in all rows, sees every slot that it is given."""
     if step.width == 1 and step.in_step:
-        seen = step.starts[0] % period + 1
-        return _attend(q_BSHK, k_BTGK[:, :seen], v_BTGK[:, :seen], mask=None, is_causal=False)
+        return _attend(q_BSHK, k_BTGK, v_BTGK, mask=None, is_causal=False)
     # Made anew in every layer: kept for the call, the masks of its pieces would add up to S x T.
     mask_BST = masks.cached(step.positions_BS, k_BTGK.shape[1], period)
     return _attend(q_BSHK, k_BTGK, v_BTGK, mask=mask_BST[:, None], is_causal=False)
