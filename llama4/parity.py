@@ -30,8 +30,8 @@ from llama4.config import Config
 from llama4.errors import InputError
 from llama4.load import load_model, resolve_dtype, resolve_path
 from llama4.model import Llama4
-from llama4.moe import MoE
 from llama4.parity_record import fixed_inputs, record, stages
+from llama4.routing import Routing, forced, recorded, routers
 
 __all__ = ["ParityReport", "Stage", "compare", "fixed_inputs", "record", "render"]
 
@@ -196,16 +196,24 @@ class _Reference:
 def _run(model: Llama4, reference: _Reference, dtype: str) -> list[Stage]:
     """One forward; every hidden state is compared as it passes, and not kept."""
     device = model.decoder.embedding.weight.device
+    theirs = {
+        number: reference[f"routing.{number}"] for number in routers(model) if f"routing.{number}" in reference.names
+    }
+    own: Routing = {}
     found: dict[str, Stage] = {}
-    rerouted: dict[str, int] = {}
     bounds = _Bounds(reference, dtype)
 
     def see(name: str, ours: Tensor) -> None:
-        if name in reference.stages:
-            found[name] = bounds.judge(name, ours, rerouted.get(name))
+        if name not in reference.stages:
+            return
+        last = name.removeprefix("hidden.")
+        number = int(last) if last.isdecimal() else -1
+        rerouted = int((own[number].cpu() != theirs[number].view(-1)).sum()) if number in theirs else None
+        found[name] = bounds.judge(name, ours, rerouted)
 
     images = reference.get("images")
-    with torch.inference_mode(), _hooks(model, reference, see, rerouted, force=dtype == "bfloat16"):
+    forcing = forced(routers(model), theirs if dtype == "bfloat16" else {})
+    with torch.inference_mode(), recorded(routers(model), own), forcing, _watched(model, see):
         logits_BSV = model(reference["tokens_BS"].to(device), images=None if images is None else images.to(device))
     see("logits_BSV", logits_BSV)
     return [found[name] for name in reference.stages]
@@ -234,33 +242,12 @@ class _Bounds:
 
 
 @contextmanager
-def _hooks(
-    model: Llama4, reference: _Reference, see: Callable[[str, Tensor], None], rerouted: dict[str, int], force: bool
-) -> Iterator[None]:
-    """Watch the embedding and every layer's output; count, or in bf16 replace, the routers' choices."""
-
-    def watch_layer(number: int) -> Any:
-        return lambda module, args, out: see(f"hidden.{number}", out)
-
-    def watch_router(number: int) -> Any:
-        theirs_N1 = reference[f"routing.{number}"].view(-1, 1)
-
-        def hook(module: torch.nn.Module, args: tuple, logits_NE: Tensor) -> Tensor | None:
-            chosen_N1 = theirs_N1.to(logits_NE.device)
-            rerouted[f"hidden.{number}"] = int((logits_NE.argmax(dim=-1, keepdim=True) != chosen_N1).sum())
-            if not force:
-                return None
-            barred_NE = torch.full_like(logits_NE, -torch.inf)
-            return barred_NE.scatter(1, chosen_N1, logits_NE.gather(1, chosen_N1))
-
-        return hook
-
+def _watched(model: Llama4, see: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Show `see` the embedding and what leaves every layer."""
     layers = model.decoder.layers
     hooks = [layers[0].register_forward_pre_hook(lambda module, args: see("hidden.embedding", args[0]))]
     for number, layer in enumerate(layers):
-        hooks.append(layer.register_forward_hook(watch_layer(number)))
-        if isinstance(layer.ffn, MoE) and f"routing.{number}" in reference.names:
-            hooks.append(layer.ffn.router.register_forward_hook(watch_router(number)))
+        hooks.append(layer.register_forward_hook(lambda module, args, out, number=number: see(f"hidden.{number}", out)))
     try:
         yield
     finally:
