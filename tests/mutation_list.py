@@ -95,7 +95,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         "the old chunk's slots stay visible",
         _golden("decode_across_chunk_boundaries", "meta-maverick"),
         (
-            Edit("attention.py", "seen = step.starts[0] % period + 1", "seen = k_BTGK.shape[1]"),
             Edit(
                 "attention.py",
                 "slots = max(start % self.chunk for start in piece.starts) + piece.width",
