@@ -37,7 +37,7 @@ def tiny_config(tokenizer: Tokenizer) -> Config:
         dense_width=192,
         chunk=256,
         qk_norm=True,
-        rope_scaling=RopeScaling(original_context=256),
+        rope_scaling=RopeScaling(),
         temperature=Temperature(floor=256.0, scale=0.1),
         max_context=4096,
         vision=VisionConfig(

@@ -53,7 +53,7 @@ def load_model(
     with torch.device("meta"):
         model = Llama4(config)
     bad: list[str] = []
-    with tqdm(total=source.nbytes, desc="loading", unit="B", unit_scale=True, disable=None) as bar:
+    with tqdm(total=source.nbytes, desc="loading", unit="B", unit_scale=True, delay=2, disable=None) as bar:
         for name, tensor in source.tensors(dtype, device, bar.update):
             if check and not is_finite(tensor):
                 bad.append(name)
