@@ -6,7 +6,8 @@ A tile is a group of `tokens_per_tile` (144) patch ids. What lies between the gr
 and end, are ordinary tokens with ordinary embeddings.
 
 Source: `get_placeholder_mask` in modeling_llama4.py; `scatter_embeddings` in llama_models/llama4/vision/embedding.py, which
-fills patches at the first step of a batch only and so loses those past its shortest prompt. Here every row is filled.
+Meta's generation loop calls at the first step of a batch only, and so loses the patches past its shortest prompt. Here every
+row is filled.
 """
 
 from __future__ import annotations
