@@ -112,11 +112,11 @@ class LayerCache:
         self.v_BTGK = like.new_zeros(batch_size, 0, kv_heads, head_width)
 
     def append(self, k_BSGK: Tensor, v_BSGK: Tensor, step: Step) -> None:
-        """Write the real tokens of this step that a buffer of one period keeps."""
+        """Write the real tokens of this step that a buffer of one period keeps. No gradient flows through a cache."""
         self._grow(min(step.end, self.limit))
         rows, columns, slots = step.once(("kept", self.period), lambda: step.kept(self.period))
-        self.k_BTGK[rows, slots] = k_BSGK[rows, columns]
-        self.v_BTGK[rows, slots] = v_BSGK[rows, columns]
+        self.k_BTGK[rows, slots] = k_BSGK.detach()[rows, columns]
+        self.v_BTGK[rows, slots] = v_BSGK.detach()[rows, columns]
 
     def seen(self, slots: int) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, slots, G, K]` of the first slots."""

@@ -67,7 +67,8 @@ def eager_grouped_matmul(x_ND: Tensor, w_EDF: Tensor, group_ends_E: Tensor) -> T
     On a CPU torch's kernel is a loop too. Measured with torch 2.13, fp32, 256 x 512, 16 experts: 0.9 x the time of this loop
     for 512 rows, 1.8 x for the one row of a decode step.
     """
-    if x_ND.is_cuda and x_ND.dtype == torch.bfloat16:
+    aligned = w_EDF.shape[1] % 8 == 0 and w_EDF.shape[2] % 8 == 0  # its rows must begin at multiples of 16 bytes
+    if x_ND.is_cuda and x_ND.dtype == torch.bfloat16 and aligned:
         return F.grouped_mm(x_ND, w_EDF, offs=group_ends_E.to(torch.int32))
     ends = group_ends_E.tolist()
     spans = zip([0, *ends[:-1]], ends, strict=True)

@@ -197,3 +197,12 @@ def test_all_rows_empty_is_no_step() -> None:
         model(random_tokens(2, 4), cache=cache, lengths_B=torch.tensor([0, 0]))
         assert cache.lengths_B.tolist() == lengths
         assert all(torch.equal(layer.k_BTGK, b) for layer, b in zip(cache.layers, before, strict=True))
+
+
+def test_a_cache_holds_no_graph() -> None:
+    """Or a loop that forgets `no_grad` would keep every step it ever took."""
+    model = drawn_model(small_config())
+    cache = model.new_cache(1, 16)
+    model(random_tokens(1, 5), cache=cache)
+    model(random_tokens(1, 1), cache=cache)
+    assert not any(layer.k_BTGK.requires_grad or layer.v_BTGK.requires_grad for layer in cache.layers)

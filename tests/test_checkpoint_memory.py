@@ -145,7 +145,8 @@ def test_a_progress_bar_counts_bytes_on_a_terminal_only(tmp_path: Path, capfd: p
     save_hf(drawn_model(random_config(3)), tmp_path)
     load_model(tmp_path)
     assert capfd.readouterr() == ("", "")
-    command = [sys.executable, "-c", f"from llama4.checkpoint import load_model; load_model({str(tmp_path)!r})"]
+    code = f"from llama4.checkpoint import load; load.BAR_DELAY = 0; load.load_model({str(tmp_path)!r})"
+    command = [sys.executable, "-c", code]
     terminal, side = pty.openpty()
     termios.tcsetwinsize(side, (24, 120))
     done = subprocess.run(command, stderr=side, stdout=subprocess.PIPE, check=True)

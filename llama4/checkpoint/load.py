@@ -25,6 +25,7 @@ from llama4.config_io import read_config
 from llama4.errors import InputError
 from llama4.model import Llama4
 
+BAR_DELAY = 2  # seconds that loading may take before it shows a bar
 _CHECK_AT_ONCE = 1 << 16  # numbers looked at in one go: they stay in the cache, and checking needs no memory
 
 
@@ -53,7 +54,7 @@ def load_model(
     with torch.device("meta"):
         model = Llama4(config)
     bad: list[str] = []
-    with tqdm(total=source.nbytes, desc="loading", unit="B", unit_scale=True, delay=2, disable=None) as bar:
+    with tqdm(total=source.nbytes, desc="loading", unit="B", unit_scale=True, delay=BAR_DELAY, disable=None) as bar:
         for name, tensor in source.tensors(dtype, device, bar.update):
             if check and not is_finite(tensor):
                 bad.append(name)
