@@ -66,6 +66,14 @@ def test_bytes_after_the_end(single: Path) -> None:
     refused(single, "1 bytes after its last tensor")
 
 
+@pytest.mark.parametrize("length", [0x0280, 0x0480, 0x10280])
+def test_a_header_whose_length_reads_like_a_pickle_is_none(tmp_path: Path, length: int) -> None:
+    """The first two bytes of a length of 640 are 80 02, with which a pickle of protocol 2 begins."""
+    header = json.dumps({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode().ljust(length)
+    (tmp_path / FILE).write_bytes(struct.pack("<Q", length) + header + b"\x00")
+    assert read_header(tmp_path / FILE).keys() == {"a"}
+
+
 @pytest.mark.parametrize("protocol", ["zip", 2, 4])
 def test_a_pth_renamed_to_safetensors(single: Path, protocol: Any) -> None:
     weights = {"a": 1} if protocol != "zip" else {"a": torch.ones(2)}

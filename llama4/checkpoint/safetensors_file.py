@@ -114,7 +114,8 @@ def check_beginning(file: Path, beginning: bytes, size: int, expects: str = "saf
         raise InputError(f"{file} is a Git LFS pointer, not the weights: fetch them with `git lfs pull`.")
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise InputError(f"{file} is a web page, not weights: log in, accept the licence, and {again}.")
-    if expects == "safetensors" and beginning.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
+    renamed = beginning.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04"))
+    if expects == "safetensors" and renamed and beginning[8:9] != b"{":  # a header of 640 bytes begins with 80 02 too
         raise InputError(f"{file} is a PyTorch file that was renamed: give it back its .pth name, or convert it.")
     if beginning.startswith(b"GGUF"):
         raise InputError(f"{file} is a GGUF file: start from the official checkpoint.")
