@@ -226,7 +226,14 @@ def _validate(config: Config) -> None:
         )
     if not config.norm_eps > 0:
         raise InputError(f"The config's norm epsilon is {config.norm_eps}: it must be above 0.")
+    if config.temperature is not None and not config.temperature.floor > 0:
+        raise InputError(f"Attention temperature has a floor_scale of {config.temperature.floor}: it must be above 0.")
     scaling = config.rope_scaling
+    if scaling is not None and not (scaling.factor > 0 and scaling.original_context > 0):
+        raise InputError(
+            f"RoPE scaling has factor {scaling.factor} over an original context of {scaling.original_context}: "
+            "both must be above 0."
+        )
     if scaling is not None and not scaling.low_freq_factor <= scaling.high_freq_factor:
         raise InputError(
             f"RoPE scaling has low_freq_factor {scaling.low_freq_factor} over high_freq_factor "

@@ -99,6 +99,8 @@ def _text_fields(top: Fields) -> Fields:
 def _layers(text: Fields) -> tuple[tuple[LayerSpec, ...], int | None]:
     """The layer table, and the chunk (None when no layer is chunked)."""
     count = text.integer("num_hidden_layers", 48)
+    if count < 1:
+        raise InputError(f"{text.name} has num_hidden_layers {count}, so no layers: it must be at least 1.")
     chunk = text.integer_or_null("attention_chunk_size", 8192)
     ropes = text.integers("no_rope_layers")
     if not ropes:
@@ -184,9 +186,8 @@ def _token_ids(top: Fields, text: Fields) -> dict[str, Any]:
         if top.has(name):
             ids[ours] = top.integer(name)
     stops = text.data.get("eos_token_id", 2)
-    stop_ids = tuple(text.integers("eos_token_id")) if isinstance(stops, list) else ()
-    if isinstance(stops, int):
-        stop_ids = (text.integer("eos_token_id", 2),)
+    listed = stops is None or isinstance(stops, list)
+    stop_ids = tuple(text.integers("eos_token_id")) if listed else (text.integer("eos_token_id", 2),)
     bos, pad = text.integer_or_null("bos_token_id", 1), text.integer_or_null("pad_token_id", -1)
     if (
         pad is None or pad < 0

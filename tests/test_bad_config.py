@@ -34,6 +34,21 @@ BAD_HF = [
     (text_json(hidden_size=True), "hidden_size true"),
     (text_json(hidden_size=12.5), "hidden_size 12.5"),
     (text_json(num_hidden_layers=0), "no layers"),
+    (text_json(num_hidden_layers=-1, no_rope_layers=[1, 1, 1, 0]), "num_hidden_layers -1"),
+    (text_json(floor_scale=0), "floor_scale of 0"),
+    (text_json(eos_token_id="</s>"), "eos_token_id '</s>'"),
+    (
+        text_json(
+            rope_scaling={
+                "rope_type": "llama3",
+                "factor": 0,
+                "low_freq_factor": 1,
+                "high_freq_factor": 1,
+                "original_max_position_embeddings": 8192,
+            }
+        ),
+        "factor 0",
+    ),
     (text_json(num_attention_heads=40, num_key_value_heads=7), "not a multiple"),
     (text_json(no_rope_layers=[1, 0]), "each of its 4 layers"),
     (text_json(no_rope_layers=[1, 0, 2, 1]), "0 or 1"),
