@@ -12,7 +12,7 @@ FORBIDDEN_NAMES = {"open", "print", "input", "exec", "eval", "globals"}
 FORBIDDEN_ATTRIBUTES = {"cuda", "environ", "getenv", "distributed", "read_text", "write_text", "register_buffer"}
 ALLOWED = {("ops", "cuda")}  # torch.cuda.is_available: the seam's one question
 # Where `%` belongs: a position in its chunk or period, a patch in its grid, a count that must be whole tiles.
-MODULO = {"masks", "rope", "cache", "attention", "fusion"}
+MODULO = {"masks", "rope", "cache", "attention", "fusion", "ops"}
 LAYER_NUMBERS = {"layer", "layers", "layer_id", "layer_idx", "layer_index", "index", "number", "depth"}
 
 
