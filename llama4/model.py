@@ -55,6 +55,8 @@ class Llama4(nn.Module):
         Raises InputError (a ValueError) for ids out of range, tiles that do not match, a full cache. Nothing is written then.
         """
         counts = self._counts(tokens_BS, lengths_B)
+        tokens_BS = _blank_padding(tokens_BS, counts)
+        self._check_ids(tokens_BS)
         if logits not in ("all", "last"):
             raise InputError(f'logits is {logits!r}: ask for "all" or "last".')
         if cache is None:
@@ -101,11 +103,10 @@ class Llama4(nn.Module):
                 f"tokens_BS is a {tokens_BS.dtype} tensor of shape {list(tokens_BS.shape)}: "
                 "pass int64 ids [batch, tokens] with at least one token."
             )
-        if not tokens_BS.is_cuda:  # a device's answer would cost a wait at every step; generate.py checks its prompts
-            self._check_ids(tokens_BS)
         batch, width = tokens_BS.shape
         if lengths_B is None:
             return (width,) * batch
+        lengths_B = torch.as_tensor(lengths_B)
         whole = lengths_B.dtype in (torch.int64, torch.int32) and lengths_B.shape == (batch,)
         if not whole or not all(0 <= count <= width for count in lengths_B.tolist()):
             raise InputError(
@@ -114,7 +115,9 @@ class Llama4(nn.Module):
         return tuple(lengths_B.tolist())
 
     def _check_ids(self, tokens_BS: Tensor) -> None:
-        if tokens_BS.is_meta:
+        if (
+            tokens_BS.is_meta or tokens_BS.is_cuda
+        ):  # a card's answer costs a wait at every step; generate.py checks prompts
             return
         low, high = int(tokens_BS.min()), int(tokens_BS.max())
         if low < 0 or high >= self.config.vocab_size:
@@ -131,6 +134,15 @@ class Llama4(nn.Module):
                 f"pass float tiles [tiles, 3, {side}, {side}], as llama4.image.tiles makes them."
             )
         return images.shape[0]
+
+
+def _blank_padding(tokens_BS: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """0 for the ids past a row's length, which may be anything, -100 too."""
+    width = tokens_BS.shape[1]
+    if min(counts) == width:
+        return tokens_BS
+    counts_B = torch.tensor(counts, device=tokens_BS.device)
+    return tokens_BS.masked_fill(torch.arange(width, device=tokens_BS.device) >= counts_B[:, None], 0)
 
 
 @torch.no_grad()

@@ -95,6 +95,17 @@ def test_images_that_cannot_be(images: Tensor) -> None:
         drawn_model(small_config(vision=True))(tokens_BS, images=images)
 
 
+@pytest.mark.parametrize("filler", [-100, 61, PATCH])
+def test_what_padding_holds_is_nobodys_business(filler: int) -> None:
+    model, tokens_BS = drawn_model(small_config(vision=True)), random_tokens(2, 6) % PATCH
+    wanted = model(tokens_BS[:1, :3])
+    tokens_BS[0, 3:] = filler
+    assert_close(model(tokens_BS, lengths_B=torch.tensor([3, 6]))[:1, :3], wanted, "row 0")
+    assert_close(model(tokens_BS, lengths_B=[3, 6])[:1, :3], wanted, "row 0")  # a list is as good
+    with pytest.raises(InputError, match=r"Token id|<\|patch\|> tokens"):
+        model(tokens_BS, lengths_B=torch.tensor([4, 6]))
+
+
 def test_images_to_a_text_model() -> None:
     with pytest.raises(InputError, match="no vision encoder"):
         drawn_model(small_config())(random_tokens(1, 4), images=torch.zeros(1, 3, 12, 12))
