@@ -30,7 +30,7 @@ from llama4.engine import check_prompt, decode, prefill
 from llama4.errors import InputError
 from llama4.model import Llama4
 from llama4.sampling import Sampling, choose, log_probability, seeded
-from llama4.stopping import StopStrings
+from llama4.stopping import StopStrings, as_stops
 from llama4.tokenizer import StreamDecoder, Tokenizer
 
 Messages = str | list[dict] | Prompt  # a Prompt is one that `LLM.encode` or `llama4.chat.encode` has made
@@ -180,8 +180,7 @@ class LLM:
     ) -> list[Row]:
         for prompt in prompts:
             check_prompt(prompt, self.model, budget)
-        stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        return [Row(self, prompt, sampling, seed, stop) for prompt in prompts]
+        return [Row(self, prompt, sampling, seed, as_stops(stop)) for prompt in prompts]
 
     def generate_rows(self, rows: list[Row], budget: int, cache: KVCache | None = None) -> Iterator[list[str]]:
         """Yield the text that each row gained, round after round, then what the rows had held back."""

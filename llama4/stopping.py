@@ -12,7 +12,18 @@ What was emitted is never taken back, so the stream's pieces joined are the fina
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from llama4.errors import InputError
+
+
+def as_stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Stop strings as callers give them: one, several, or none. Raises InputError for anything else."""
+    if isinstance(stop, str):
+        return (stop,)
+    if stop is not None and not isinstance(stop, Sequence | set | frozenset):
+        raise InputError(f"stop is {stop!r}: pass non-empty strings.")
+    return tuple(stop or ())
 
 
 class StopStrings:

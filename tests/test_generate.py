@@ -135,6 +135,10 @@ def test_a_stop_string_across_tokens_ends_the_text_before_it(monkeypatch: pytest
     assert list(llm.stream("Hello", stop="\n\nUser:")) == list("So it goes.")
 
 
+def test_no_stop_strings_may_be_written_as_none() -> None:
+    assert tiny_llm().run("Hello", stop=None, max_new_tokens=4) == tiny_llm().run("Hello", max_new_tokens=4)
+
+
 def test_the_beginning_of_a_stop_string_is_given_back_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     script(monkeypatch, tiny_llm(), [*byte_ids("one tw"), tiny_tokenizer().eot_id])
     done = tiny_llm().run("Hello", stop=["two"])
@@ -257,6 +261,7 @@ def bad_calls() -> list[tuple[str, Any]]:
         ("min_p is 2", lambda llm: llm.generate_batch(["Hello"], min_p=2)),
         ("seed is -1", lambda llm: llm.generate("Hello", seed=-1)),
         ("stop is", lambda llm: llm.stream("Hello", stop=[""])),
+        ("stop is 5", lambda llm: llm.generate("Hello", stop=5)),
         ("images is a str", lambda llm: llm.generate("Hello", images="cat.png")),
         ("no image file", lambda llm: llm.generate("Hello", images=["no-such-cat.png"])),
         ("encoded already", lambda llm: llm.generate(encoded, images=[picture()])),
