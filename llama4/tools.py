@@ -39,6 +39,7 @@ def _refuse(constant: str) -> None:
 
 _JSON = json.JSONDecoder(parse_constant=_refuse)  # NaN and Infinity, which Python would take
 _FUNCTION_TAG = re.compile(r"<function=([^<>\s]+)>\s*")
+_START, _END = "<|python_start|>", "<|python_end|>"
 _ENDS = ("<|eot|>", "<|eom|>", "<|end_of_text|>")
 
 
@@ -159,11 +160,17 @@ def _candidates(text: str) -> Iterator[str]:
     text = text.strip()
     for end in _ENDS:
         text = text.removesuffix(end).rstrip()
-    _, started, inside = text.partition("<|python_start|>")
-    inside, ended, behind = inside.partition("<|python_end|>")
+    if not text.startswith(_START):  # or the token stands inside an argument
+        yield text
+    _, started, rest = text.partition(_START)
+    if not started:
+        return
+    if rest.endswith(_END):
+        yield rest.removesuffix(_END).strip()
+    inside, ended, behind = rest.partition(_END)
     if ended:
         yield behind.strip()
-    yield inside.strip() if started else text
+    yield inside.strip()
 
 
 def _read_function_tags(text: str) -> list[ToolCall]:

@@ -22,16 +22,17 @@ def test_the_tool_description_is_the_templates_to_the_letter() -> None:
 
 
 names = st.from_regex(r"[a-z][a-z_0-9]{0,8}", fullmatch=True).map(lambda name: f"f_{name}")
+texts = st.text() | st.sampled_from(["<|python_start|>", "a<|python_end|>b", "<|eot|>", "</function>", "[f(x=1)]"])
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
 calls = st.builds(ToolCall, names, st.dictionaries(names, values, max_size=4))
 
 
 @given(st.lists(calls, min_size=1, max_size=3), st.sampled_from(TOOL_FORMATS), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_what_is_written_is_read_back(drawn: list[ToolCall], form: str, wrapped: bool) -> None:
     text = "".join(write_tool_call(call, form) for call in drawn)
     if wrapped:
