@@ -289,9 +289,27 @@ def test_nan_and_infinity_are_reported_by_name_on_request(
     refused(tmp_path, r"NaN or infinite", check=True)
     with pytest.raises(InputError) as caught:
         load_model(tmp_path, check=True)
-    names = ("decoder.norm.weight", "decoder.layers.0.attention.q.weight")
-    assert all(name in str(caught.value) for name in names)
-    assert "decoder.head.weight" not in str(caught.value)
+    names = {  # those of the files
+        "hf": "model.layers.0.self_attn.q_proj.weight, model.norm.weight",
+        "meta": "layers.0.attention.wq.weight, norm.weight",
+    }
+    assert f"numbers in {names[layout]}: " in str(caught.value)
+
+
+def test_a_nan_is_reported_once_under_each_name_that_may_hold_it(tmp_path: Path) -> None:
+    """Meta's training files join q, k and v, and part gate from up."""
+    model = drawn_model(CONFIG)
+    moe = next(number for number, spec in enumerate(CONFIG.layers) if spec.ffn == "moe")
+    with torch.no_grad():
+        model.decoder.layers[moe].attention.q.weight[0, 0] = float("nan")
+        model.decoder.layers[moe].attention.k.weight[0, 0] = float("nan")
+        model.decoder.layers[moe].ffn.experts.gate_up[0, 0, 0] = float("nan")
+    save_meta(model, tmp_path, names="training")
+    with pytest.raises(InputError) as caught:
+        load_model(tmp_path, check=True)
+    layer = f"layers.{moe}."
+    experts = f"{layer}feed_forward.experts.moe_w_in_eD_F and {layer}feed_forward.experts.moe_w_swiglu_eD_F"
+    assert f"numbers in {layer}attention.wqkv.weight, {experts}: " in str(caught.value)
 
 
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:

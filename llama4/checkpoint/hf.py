@@ -37,6 +37,7 @@ class HFSource:
             entry = entries[name]
             require_floating(name, str(entry.file), entry.dtype)
             require_shape(name, str(entry.file), entry.shape, shapes[ours])
+        self.official = names
         self.entries = {ours: entries[name] for ours, name in names.items()}
         self.dtypes = {entry.name: (str(entry.file), entry.dtype) for entry in self.entries.values()}
         self.nbytes = sum(entry.nbytes for entry in self.entries.values())

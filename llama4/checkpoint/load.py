@@ -57,10 +57,12 @@ def load_model(
     with tqdm(total=source.nbytes, desc="loading", unit="B", unit_scale=True, delay=BAR_DELAY, disable=None) as bar:
         for name, tensor in source.tensors(dtype, device, bar.update):
             if check and not is_finite(tensor):
-                bad.append(name)
+                bad.append(source.official[name])
             _assign(model, name, tensor)
     if bad:
-        raise InputError(f"{folder} holds NaN or infinite numbers in {', '.join(bad)}: download it again.")
+        raise InputError(
+            f"{folder} holds NaN or infinite numbers in {', '.join(dict.fromkeys(bad))}: download it again."
+        )
     return model.eval()
 
 

@@ -45,6 +45,7 @@ class MetaSource:
         rows = _choose_rows(config, set(self.shards[0]), self.files[0])
         self._check(rows)
         self.groups = _group(rows, self.shapes)
+        self.official = {ours: " and ".join(row.name for row in rows if ours in row.ours) for ours in self.shapes}
         self.dtypes = {row.name: (str(self.files[0]), self.shards[0][row.name].dtype) for row in rows}
         self.nbytes = sum(tensor.nbytes for shard in self.shards for tensor in shard.values())
 
