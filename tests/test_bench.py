@@ -87,7 +87,9 @@ def test_the_table_shows_the_file(result: dict, tmp_path: Path) -> None:
     assert page.read_text() == text
 
 
-def test_a_wrong_expert_layout_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_score_that_is_left_out_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("transformers")
     routed = MoE.routed
     monkeypatch.setattr(MoE, "routed", lambda self, x, expert, score: routed(self, x, expert, torch.ones_like(score)))
