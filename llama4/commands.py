@@ -134,7 +134,9 @@ def convert(arguments: Namespace) -> int:
         raise InputError(f"--max-shard-gb is {arguments.max_shard_gb}: it must be a positive number of gigabytes.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not an empty folder: name a new one, nothing is overwritten.")
-    model = checkpoint.load_model(source, device="cpu", dtype=resolve_dtype(arguments.dtype))
+    dtype = resolve_dtype(arguments.dtype)
+    checkpoint.require_room(source, target, dtype)
+    model = checkpoint.load_model(source, device="cpu", dtype=dtype)
     if layout == "hf":
         checkpoint.save_hf(model, target, max_shard_bytes=int(arguments.max_shard_gb * 1e9))
     else:

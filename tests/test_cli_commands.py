@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cli_fixtures
 import pytest
@@ -207,6 +209,19 @@ def test_convert_changes_the_dtype_where_asked(llama4_cli: Callable, hf: Path, t
     assert llama4_cli("convert", hf, tmp_path / "half", "--to", "hf", "--dtype", "bfloat16").code == 0
     found, expected = load_model(tmp_path / "half").state_dict(), load_model(hf).state_dict()
     assert all(torch.equal(found[name], weight.bfloat16()) for name, weight in expected.items())
+
+
+def test_convert_says_that_the_disk_is_full_before_it_reads_the_weights(
+    llama4_cli: Callable, hf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = sum(weight.nbytes for weight in load_model(hf).state_dict().values())
+    monkeypatch.setattr(llama4.checkpoint, "load_model", lambda *_, **__: pytest.fail("the weights were read"))
+    free = (weights, weights // 2)  # too little for the headers too, and for half the weights' width alone
+    for room, dtype in zip(free, ("auto", "bfloat16"), strict=True):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, room=room: SimpleNamespace(free=room))
+        ended = llama4_cli("convert", hf, tmp_path / "full", "--dtype", dtype)
+        assert ended.code == 2 and re.search(r"full needs .* and its disk has .* free: make room", ended.err)
+        assert not (tmp_path / "full").exists()
 
 
 # parity

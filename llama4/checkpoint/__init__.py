@@ -9,7 +9,7 @@ memory.py   how much there is                  source.py   checks that both form
 
 from llama4.checkpoint.load import list_tensors, load_model
 from llama4.checkpoint.names import hf_names, meta_rows
-from llama4.checkpoint.save import save_hf, save_meta
+from llama4.checkpoint.save import require_room, save_hf, save_meta
 from llama4.checkpoint.shapes import parameter_count, parameter_shapes
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "meta_rows",
     "parameter_count",
     "parameter_shapes",
+    "require_room",
     "save_hf",
     "save_meta",
 ]

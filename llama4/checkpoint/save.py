@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from llama4.checkpoint.folder import HF_INDEX, HF_SHARD, HF_SINGLE, META_SHARD, replacing
+from llama4.checkpoint.load import list_tensors
 from llama4.checkpoint.memory import DiskProbe, free_disk, require_disk
 from llama4.checkpoint.names import Row, Style, hf_names, meta_rows
 from llama4.checkpoint.safetensors_file import write_file
-from llama4.checkpoint.shapes import parameter_shapes
+from llama4.checkpoint.shapes import parameter_count, parameter_shapes
 from llama4.checkpoint.source import short
 from llama4.checkpoint.transforms import to_file
 from llama4.config import Config
-from llama4.config_io import HF_FILE, META_FILE, to_hf, to_meta
+from llama4.config_io import HF_FILE, META_FILE, read_config, to_hf, to_meta
 from llama4.errors import InputError
 
 _HEADERS = 1 << 20  # bytes to spare for headers, index and config when the disk is asked for room
@@ -78,6 +79,16 @@ def save_meta(
     for old in folder.iterdir():
         if META_SHARD.fullmatch(old.name) and old.name not in files:
             old.unlink()
+
+
+def require_room(source: Path, target: Path, dtype: torch.dtype | None, *, free: DiskProbe = free_disk) -> None:
+    """Raise InputError unless `target`'s disk has room for the checkpoint `source` in `dtype` (None: its own).
+
+    From the headers alone, so that a full disk is known before the weights are read, which may take minutes.
+    """
+    own = max(tensor.dtype.itemsize for tensor in list_tensors(source).values())
+    needed = parameter_count(read_config(source)) * (own if dtype is None else dtype.itemsize)
+    require_disk(needed + _HEADERS, target, free)
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
