@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from llama4 import masks, rope
 from llama4.cache import LayerCache, Step
 from llama4.config import Config, LayerSpec, Temperature
-from llama4.layers import rms_norm
+from llama4.layers import Linear, rms_norm
 
 QUERY_BLOCK = 512  # queries that share one [block, T] mask, at most, when a global layer goes on from a cache
 
@@ -35,10 +35,10 @@ class Attention(nn.Module):
     def __init__(self, config: Config, spec: LayerSpec) -> None:
         super().__init__()
         self.kv_heads, self.head_width = config.kv_heads, config.head_width
-        self.q = nn.Linear(config.width, config.heads * config.head_width, bias=False)
-        self.k = nn.Linear(config.width, config.kv_heads * config.head_width, bias=False)
-        self.v = nn.Linear(config.width, config.kv_heads * config.head_width, bias=False)
-        self.o = nn.Linear(config.heads * config.head_width, config.width, bias=False)
+        self.q = Linear(config.width, config.heads * config.head_width)
+        self.k = Linear(config.width, config.kv_heads * config.head_width)
+        self.v = Linear(config.width, config.kv_heads * config.head_width)
+        self.o = Linear(config.heads * config.head_width, config.width)
         self.positions = Rotary(config, spec) if spec.position == "rope" else NoPosition(config.temperature)
         self.reach = WithinChunk(config.chunk) if spec.span == "chunk" else Everything(config.chunk or QUERY_BLOCK)
 

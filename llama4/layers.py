@@ -1,4 +1,4 @@
-"""The two layers that every block is made of: RMSNorm and the SwiGLU feed-forward.
+"""The layers that every block is made of: a linear map without bias, RMSNorm, the SwiGLU feed-forward.
 
     rms_norm(x) = x / sqrt(mean(x^2) + eps)            arXiv 1910.07467
     swiglu(x)   = (silu(x W_gate) * (x W_up)) W_down   arXiv 2002.05202
@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from llama4 import ops
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
@@ -32,14 +34,24 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.eps) * self.weight
 
 
+class Linear(nn.Linear):
+    """`x @ weight.T`, weight `[out, in]`, without bias: nothing in the text model has one."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__(width_in, width_out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight)
+
+
 class FeedForward(nn.Module):
     """SwiGLU: the dense layers' feed-forward, and the shared expert of the MoE layers."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.gate = Linear(width, hidden)
+        self.up = Linear(width, hidden)
+        self.down = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))

@@ -9,13 +9,13 @@ Source: `TransformerBlock` and `Transformer` in llama_models/llama4/model.py.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llama4 import ops
 from llama4.attention import Attention
 from llama4.cache import KVCache, LayerCache, Step
 from llama4.config import Config, LayerSpec
-from llama4.layers import FeedForward, RMSNorm
+from llama4.layers import FeedForward, Linear, RMSNorm
 from llama4.moe import MoE
 
 
@@ -45,7 +45,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.width, config.norm_eps)
         self.tied = config.tied_embeddings
         if not self.tied:
-            self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+            self.head = Linear(config.width, config.vocab_size)
 
     def forward(self, x_BSD: Tensor, step: Step, cache: KVCache | None) -> Tensor:
         """Run every layer and the final norm. `[B, S, D]` -> `[B, S, D]`."""
@@ -56,4 +56,4 @@ class Decoder(nn.Module):
     def logits(self, x_BSD: Tensor) -> Tensor:
         """Scores of the next token, float32 `[B, S, V]`; tied models read the embedding a second time."""
         weight_VD = self.embedding.weight if self.tied else self.head.weight
-        return F.linear(x_BSD, weight_VD).float()
+        return ops.linear(x_BSD, weight_VD).float()

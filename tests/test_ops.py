@@ -118,3 +118,24 @@ def test_triton_calls_the_package_and_eager_does_not(kernels: list[tuple[torch.T
     for _, _, group_ends_E in kernels:
         ends = group_ends_E.tolist()
         assert group_ends_E.dtype == torch.int64 and ends == sorted(ends) and ends[-1] == 14
+
+
+# One row in slices: leading dimensions of a decode step, of the shared expert, none; a weight that slices divide, one that
+# they do not, one row a slice; no row at all; two rows.
+@pytest.mark.parametrize("lead", [(1, 1), (1,), (), (0,), (2,), (1, 2)], ids=str)
+@pytest.mark.parametrize("out", [16, 48, 17])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_linear_in_slices_is_linear(lead: tuple[int, ...], out: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(*lead, 7, generator=generator).to(dtype).requires_grad_()
+    w_FD = torch.randn(out, 7, generator=generator).to(dtype).requires_grad_()
+    found, expected = ops.linear(x, w_FD), torch.nn.functional.linear(x, w_FD)
+    assert found.shape == expected.shape and found.dtype == dtype
+    # Seven products in another order in fp32, where the sum is taken in fp32 for bf16 too and rounded alike.
+    assert torch.allclose(found, expected, atol=1e-5)
+    for ours, theirs in zip(
+        torch.autograd.grad(found.square().sum(), (x, w_FD)),
+        torch.autograd.grad(expected.square().sum(), (x, w_FD)),
+        strict=True,
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-4)
