@@ -41,10 +41,11 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor, ...]]:
 
 
 @pytest.mark.parametrize("sizes", [[2, 0, 3], [0, 0, 4], [5], [0, 7, 0, 0, 1], [1, 1, 1]], ids=str)
-def test_eager_is_a_row_at_a_time(sizes: list[int]) -> None:
+@pytest.mark.parametrize("width", [6, 32], ids=["whole", "one row in slices"])
+def test_eager_is_a_row_at_a_time(sizes: list[int], width: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    x_ND = torch.randn(sum(sizes), 6, generator=generator).requires_grad_()
-    w_EDF = torch.randn(len(sizes), 6, 11, generator=generator).requires_grad_()
+    x_ND = torch.randn(sum(sizes), width, generator=generator).requires_grad_()
+    w_EDF = torch.randn(len(sizes), width, 11, generator=generator).requires_grad_()
     owner_N = [expert for expert, size in enumerate(sizes) for _ in range(size)]
     found = ops.eager_grouped_matmul(x_ND, w_EDF, torch.tensor(sizes).cumsum(0))
     expected = torch.stack([x_ND[row].double() @ w_EDF[owner].double() for row, owner in enumerate(owner_N)])
