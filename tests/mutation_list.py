@@ -120,14 +120,14 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "NoPE on layers 0, 4, 8 (config.json)",
         _golden("logits", "hf-maverick"),
-        (Edit("config_hf.py", "int((index + 1) % interval != 0)", "int(index % interval != 0)"),),
+        (Edit("config_io/hf.py", "int((index + 1) % interval != 0)", "int(index % interval != 0)"),),
     ),
     Mutation(
         "NoPE on layers 0, 4, 8 (params.json)",
         _golden("logits", "meta-maverick"),
         (
-            Edit("config_meta.py", '"nope" if number % nope_every == 0', '"nope" if number % nope_every == 1'),
-            Edit("config_meta.py", '"all" if number % nope_every == 0', '"all" if number % nope_every == 1'),
+            Edit("config_io/meta.py", '"nope" if number % nope_every == 0', '"nope" if number % nope_every == 1'),
+            Edit("config_io/meta.py", '"all" if number % nope_every == 0', '"all" if number % nope_every == 1'),
         ),
     ),
     Mutation(

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from llama4 import bench, bench_phases, bench_report, checkpoint
+from llama4 import bench, checkpoint
 from llama4.attention import WithinChunk
-from llama4.bench import TOY, Settings
+from llama4.bench import TOY, Settings, phases, report
 from llama4.errors import InputError
 from llama4.model import Llama4
 from llama4.moe import MoE
@@ -30,7 +30,7 @@ def result() -> dict:
 
 
 def test_the_result_holds_what_a_reader_needs(result: dict) -> None:
-    assert result["format"] == bench_report.FORMAT
+    assert result["format"] == report.FORMAT
     assert result["machine"]["threads"] == 1
     assert {"processor", "cores", "system", "load_average"} <= result["machine"].keys()
     assert result["versions"]["torch"] == torch.__version__
@@ -73,8 +73,8 @@ def test_loading_takes_at_least_the_weights(result: dict) -> None:
 
 def test_the_table_shows_the_file(result: dict, tmp_path: Path) -> None:
     file, page = tmp_path / "result.json", tmp_path / "page.md"
-    bench_report.write(result, file)
-    assert bench_report.read(file) == result
+    report.write(result, file)
+    assert report.read(file) == result
     page.write_text("before\n<!-- bench: result.json -->\nold\n<!-- end -->\nafter\n")
     assert bench.main(["--render", str(file), "--into", str(page)]) == 0
     text = page.read_text()
@@ -105,7 +105,7 @@ def test_a_wrong_decode_step_is_refused_without_a_reference(monkeypatch: pytest.
     monkeypatch.setattr(
         WithinChunk, "cached", lambda self, q, k, v, step, cache: cached(self, q, k, 2 * v, step, cache)
     )
-    with pytest.raises(bench_phases.WrongAnswerError, match="cached decode steps against llama4"):
+    with pytest.raises(phases.WrongAnswerError, match="cached decode steps against llama4"):
         bench.run(Settings(**QUICK, phases=("decode",)))
 
 
@@ -113,8 +113,8 @@ def test_chunks_that_see_each_other_are_refused(monkeypatch: pytest.MonkeyPatch)
     from llama4 import attention
 
     monkeypatch.setattr(WithinChunk, "fresh", lambda self, q, k, v: attention._causal(q, k, v))
-    with pytest.raises(bench_phases.WrongAnswerError, match="attention of the chunk at 8"):
-        bench_phases.time_chunks(TOY, chunk=8, repeats=1, target=None)
+    with pytest.raises(phases.WrongAnswerError, match="attention of the chunk at 8"):
+        phases.time_chunks(TOY, chunk=8, repeats=1, target=None)
 
 
 def test_a_checkpoint_folder_and_a_bare_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,10 +145,10 @@ def test_bad_options_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
     other.write_text("{}")
     assert bench.main(["--render", str(other)]) == 2
     with pytest.raises(InputError, match="no lines <!-- bench"):
-        bench_report.insert({}, "x.json", other)
+        report.insert({}, "x.json", other)
 
 
 def test_the_documented_table_is_the_file() -> None:
     page = (DOCS / "benchmarks.md").read_text()
     for file in (DOCS / "benchmarks").glob("*.json"):
-        assert f"<!-- bench: {file.name} -->\n{bench_report.table(bench_report.read(file))}\n<!-- end -->" in page
+        assert f"<!-- bench: {file.name} -->\n{report.table(report.read(file))}\n<!-- end -->" in page

@@ -27,8 +27,8 @@ from llama4 import Config, rope
 from llama4.attention import Rotary
 from llama4.cache import Step
 from llama4.config import LayerSpec
-from llama4.config_hf import from_hf, to_hf
-from llama4.config_meta import from_meta, to_meta
+from llama4.config_io.hf import from_hf, to_hf
+from llama4.config_io.meta import from_meta, to_meta
 from llama4.layers import rms_norm
 
 sys.path.append(str(Path(__file__).parent / "parity"))

@@ -17,8 +17,8 @@ from llama4 import Config, Llama4
 from llama4.cache import Step
 from llama4.checkpoint.names import hf_names, meta_rows
 from llama4.checkpoint.transforms import from_file
-from llama4.config_hf import from_hf
-from llama4.config_meta import from_meta
+from llama4.config_io.hf import from_hf
+from llama4.config_io.meta import from_meta
 
 NO_CHUNK = (
     1 << 16

@@ -6,8 +6,8 @@ import drawn_configs
 import pytest
 
 from llama4 import Config
-from llama4.config_hf import from_hf
-from llama4.config_meta import from_meta
+from llama4.config_io.hf import from_hf
+from llama4.config_io.meta import from_meta
 
 SOURCES = {
     "transformers, text": lambda seed: from_hf(drawn_configs.hf_text(seed)),

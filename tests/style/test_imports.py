@@ -12,7 +12,7 @@ from source_tree import MODEL_CODE, PACKAGE, parsed, python_files, relative
 
 LEVELS = (
     {"errors"},
-    {"config", "config_fields", "config_hf", "config_io", "config_meta", "special_tokens"},
+    {"config", "config_io", "special_tokens"},
     {"layers", "rope", "masks", "cache", "ops"},
     {"attention", "moe"},
     {"vision", "transformer"},

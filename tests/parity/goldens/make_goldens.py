@@ -3,7 +3,7 @@
     PYTHONPATH=. python tests/parity/goldens/make_goldens.py            # needs transformers and llama-models
 
 Each folder holds a checkpoint (`config.json` and `model.safetensors`, or `params.json` and `consolidated.00.pth`). Beside it
-lies a file of the same name in the format of `llama4 parity --reference` (llama4/parity_record.py): inputs, the stream after
+lies a file of the same name in the format of `llama4 parity --reference` (llama4/parity/recording.py): inputs, the stream after
 every layer, each token's expert, logits, and in the metadata the reference's and torch's versions. Weights are stored, not
 drawn again, since no generator's stream is promised for ever; they are bfloat16 on disk, half the size, and the reference ran
 in float32 on just those values.
@@ -30,7 +30,7 @@ from pairs import MetaPair, Pair, hf_pair, meta_pair  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from llama4.parity_record import write  # noqa: E402
+from llama4.parity.recording import write  # noqa: E402
 
 VOCAB = 101
 IDS = {"image_token_index": 98, "boi_token_index": 96, "eoi_token_index": 97}

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from llama4.attention import Attention
-from llama4.bench_memory import peaks
-from llama4.bench_sides import Side
+from llama4.bench.memory import peaks
+from llama4.bench.sides import Side
 from llama4.cache import Step
 from llama4.config import Config, LayerSpec
-from llama4.parity import BF16_BOUND, FP32_BOUND
-from llama4.parity_record import relative_rms
-from llama4.routing import Routing, forced, recorded, routers
+from llama4.parity.comparing import BF16_BOUND, FP32_BOUND
+from llama4.parity.recording import relative_rms
+from llama4.parity.routing import Routing, forced, recorded, routers
 
 Sides = dict[str, Side]
 Models = dict[str, nn.Module]

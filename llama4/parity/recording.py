@@ -29,7 +29,7 @@ from torch import Tensor
 
 from llama4.config import Config
 from llama4.errors import InputError
-from llama4.routing import Routing, forced, recorded, routers
+from llama4.parity.routing import Routing, forced, recorded, routers
 
 FORMAT = "llama4-parity-1"
 IMAGE_COLUMN = 3  # where the image begins in the second row

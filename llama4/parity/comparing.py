@@ -2,7 +2,7 @@
 
     float32    max|ours - reference| <= 1e-5 * max(1, max|reference|)          rounding in another order, and no more
     bfloat16   RMS(ours - reference) / RMS(reference) <= 1.25 * own error      the reference is float32; own error is what the
-               reference itself loses to bf16 (parity_record.py)
+               reference itself loses to bf16 (recording.py)
     bfloat16   ... <= 0.2 where the file does not say: it holds bf16 numbers, or no `own_error`
 
 The embedding is the first stage, then every layer, then the logits: the first one over its bound holds the mistake, or what
@@ -30,10 +30,8 @@ from llama4.config import Config
 from llama4.errors import InputError
 from llama4.load import load_model, resolve_dtype, resolve_path
 from llama4.model import Llama4
-from llama4.parity_record import fixed_inputs, record, stages
-from llama4.routing import Routing, forced, recorded, routers
-
-__all__ = ["ParityReport", "Stage", "compare", "fixed_inputs", "record", "render"]
+from llama4.parity.recording import stages
+from llama4.parity.routing import Routing, forced, recorded, routers
 
 FP32_BOUND = 1e-5
 BF16_OWN_FACTOR = 1.25

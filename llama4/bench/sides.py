@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llama4 import checkpoint
 from llama4.errors import InputError
-from llama4.parity_record import load_transformers
+from llama4.parity.recording import load_transformers
 
 
 class Side(Protocol):

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from llama4.config import PATCH_OFFSET, SPECIAL_TOKENS, Config, LayerSpec, RopeScaling, Temperature, VisionConfig
-from llama4.config_fields import Fields
+from llama4.config_io.fields import Fields
 from llama4.errors import InputError
 
 _SCALED_CONTEXT, _PLAIN_CONTEXT = 10_485_760, 1_048_576  # Scout's and Maverick's, the two models in this format

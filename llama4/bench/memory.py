@@ -1,4 +1,4 @@
-"""Peak memory of loading, prefill and decode, in a process of its own: `python -m llama4.bench_memory SIDE FOLDER …`.
+"""Peak memory of loading, prefill and decode, in a process of its own: `python -m llama4.bench.memory SIDE FOLDER …`.
 
 Each side gets a fresh process, so that nothing of the other side or of earlier timings is counted, and each phase its own peak:
 resident memory (anonymous pages, and file pages that are mapped in, as the weights of a memory-mapped checkpoint are) above
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from llama4.bench_sides import side
+from llama4.bench.sides import side
 from llama4.errors import InputError
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -30,9 +30,9 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def peaks(name: str, folder: Path, dtype: str, prompt: int, new: int, threads: int) -> dict[str, int]:
     """Peak resident bytes above the imports, of a fresh process: "load", "prefill", "decode"."""
-    command = [sys.executable, "-m", "llama4.bench_memory", name, str(folder), dtype]
+    command = [sys.executable, "-m", "llama4.bench.memory", name, str(folder), dtype]
     command += [str(number) for number in (prompt, new, threads)]
-    package_parent = str(Path(__file__).resolve().parent.parent)
+    package_parent = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(part for part in (package_parent, os.environ.get("PYTHONPATH", "")) if part)
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, check=False)
     if done.returncode:

@@ -1,6 +1,6 @@
 """Reading and writing the official configuration files.
 
-Hugging Face's `config.json` (config_hf.py) spells the layers out; Meta's `params.json` (config_meta.py) gives intervals and
+Hugging Face's `config.json` (hf.py) spells the layers out; Meta's `params.json` (meta.py) gives intervals and
 lets the feed-forward widths follow from a formula. Both become the same `Config`, and where a key is absent each format's
 own default holds: attention temperature tuning, for one, is on in `config.json` and off in `params.json`.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from llama4.config import Config
-from llama4.config_hf import from_hf, to_hf
-from llama4.config_meta import from_meta, to_meta
+from llama4.config_io.hf import from_hf, to_hf
+from llama4.config_io.meta import from_meta, to_meta
 from llama4.errors import InputError
 
 __all__ = ["find_config", "from_hf", "from_meta", "read_config", "read_json", "to_hf", "to_meta"]

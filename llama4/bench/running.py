@@ -5,7 +5,7 @@
 
 The default model is Scout in small: one period of its pattern (three chunked layers, one global), 16 experts in each layer, 98 M
 parameters, 19 % of them active (Scout: 16 %). Its weights are drawn and saved to a temporary folder, from which both load.
-Both sides must give the same logits before anything is timed (bench_phases.py).
+Both sides must give the same logits before anything is timed (phases.py).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from llama4 import bench_phases as phases
-from llama4 import bench_report, checkpoint
-from llama4.bench_sides import side
+from llama4 import checkpoint
+from llama4.bench import phases, report
+from llama4.bench.sides import side
 from llama4.config import Config, Temperature, irope_layers
 from llama4.errors import InputError
 from llama4.load import resolve_dtype
@@ -86,7 +86,7 @@ def run(settings: Settings) -> dict[str, Any]:
     _check(settings)
     torch.set_num_threads(settings.threads)
     sides = {name: side(name) for name in ("llama4", settings.against) if name is not None}
-    result = bench_report.provenance(settings.threads)
+    result = report.provenance(settings.threads)
     dtype = resolve_dtype(settings.dtype)
     targets = TARGETS if settings.model == "100m" else {}
     rows: list[dict[str, Any]] = []
@@ -154,7 +154,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run_command(arguments: Namespace) -> int:
     """Measure or draw, as the arguments say. Returns the exit code: 1 where logits disagree."""
     if arguments.render is not None:
-        result, source = bench_report.read(arguments.render), arguments.render
+        result, source = report.read(arguments.render), arguments.render
     else:
         names = Settings.__dataclass_fields__.keys() - {"phases"}
         settings = Settings(
@@ -165,15 +165,15 @@ def run_command(arguments: Namespace) -> int:
         except phases.WrongAnswerError as error:
             print(f"llama4 bench: {error}", file=sys.stderr)
             return 1
-    print(bench_report.table(result))
+    print(report.table(result))
     if arguments.json is not None:
-        bench_report.write(result, arguments.json)
+        report.write(result, arguments.json)
     if arguments.into is not None:
         if source is None:
             raise InputError("A page shows what a file holds: give --json FILE (or --render FILE) with --into.")
-        bench_report.insert(result, source.name, arguments.into)
+        report.insert(result, source.name, arguments.into)
     if arguments.plot is not None:
-        bench_report.plot(result, arguments.plot)
+        report.plot(result, arguments.plot)
     return 0
 
 
@@ -218,7 +218,3 @@ def _check(settings: Settings) -> None:
     for phase in settings.phases:
         if phase not in PHASES:
             raise InputError(f"There is no phase {phase!r}: choose among {','.join(PHASES)}.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

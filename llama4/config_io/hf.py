@@ -20,7 +20,7 @@ import warnings
 from typing import Any
 
 from llama4.config import Config, LayerSpec, RopeScaling, Temperature, VisionConfig
-from llama4.config_fields import Fields
+from llama4.config_io.fields import Fields
 from llama4.errors import InputError
 
 _STALE = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192)
