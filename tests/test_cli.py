@@ -276,3 +276,8 @@ def test_a_process_that_is_interrupted_ends_with_130_without_a_traceback(hf: Pat
     out, err = chat.communicate()
     assert b"/quit" in said[1]
     assert (chat.returncode, out, err) == (130, b"", b"llama4: interrupted.\n")
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "llama4", "--version"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("llama4 ")
