@@ -34,7 +34,9 @@ def in_a_process(*arguments: object, **options: object) -> subprocess.Popen[byte
     command = [sys.executable, "-m", "llama4.cli", *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     environment["CUDA_VISIBLE_DEVICES"] = ""
-    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
+    # Where the tests run in the background of a script, Ctrl-C is ignored, and a child would inherit that.
+    heeded = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **heeded, **options)
 
 
 # generate
