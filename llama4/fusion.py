@@ -26,19 +26,23 @@ class Fusion(nn.Module):
         self.projection = nn.Linear(config.vision.adapter_width, config.width, bias=False)
 
     def forward(self, x_BSD: Tensor, patch_BS: Tensor, encoded: Tensor) -> Tensor:
-        """Replace the embeddings where `patch_BS` is True by the projected `encoded` `[R, tokens_per_tile, A]`, in order."""
+        """Replace the embeddings where `patch_BS` is True by the projected `encoded`, in order.
+
+        encoded: `[R, tokens_per_tile, adapter_width]`, one row of the first dimension a tile.
+        """
         return x_BSD.masked_scatter(patch_BS[:, :, None], self.projection(encoded).to(x_BSD.dtype))
 
 
 def check_groups(patch_BS: Tensor, tiles: int, tokens_per_tile: int) -> None:
     """Raise InputError unless the patch tokens make exactly `tiles` groups, none of them cut by the end of a row."""
-    for row, count in enumerate(patch_BS.sum(dim=1).tolist()):
+    counts = patch_BS.sum(dim=1).tolist()  # the one wait for a device
+    for row, count in enumerate(counts):
         if count % tokens_per_tile:
             raise InputError(
                 f"Row {row} has {count} <|patch|> tokens in this call, not a multiple of the {tokens_per_tile} of a tile: "
                 "pass each tile's tokens whole, in one call."
             )
-    groups = int(patch_BS.sum()) // tokens_per_tile
+    groups = sum(counts) // tokens_per_tile
     if groups != tiles:
         raise InputError(
             f"The tokens hold {groups} groups of {tokens_per_tile} <|patch|> ids and images hold {tiles} tiles: "

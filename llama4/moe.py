@@ -70,8 +70,9 @@ class MoE(nn.Module):
 
     def routed(self, x_ND: Tensor, expert_N: Tensor, score_N: Tensor) -> Tensor:
         """Sort the scored rows by expert, run each group, put the rows back."""
-        order_N = torch.argsort(expert_N, stable=True)
-        group_ends_E = torch.bincount(expert_N, minlength=self.experts.gate_up.shape[0]).cumsum(0)
+        grouped_N, order_N = torch.sort(expert_N, stable=True)
+        experts_E = torch.arange(len(self.experts.gate_up), device=expert_N.device)
+        group_ends_E = torch.searchsorted(grouped_N, experts_E, right=True)  # bincount would wait for a device
         scored_ND = (x_ND * score_N[:, None]).to(x_ND.dtype)
         sorted_ND = self.experts(scored_ND[order_N], group_ends_E)
         return torch.empty_like(sorted_ND).index_copy(0, order_N, sorted_ND)
