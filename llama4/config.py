@@ -9,7 +9,7 @@ Nothing in the model code asks "is this the fourth layer?". The answer is writte
     LayerSpec(position='nope', span='all', ffn='moe')
 
 Sources: Meta's `llama_models/llama4/args.py`, Hugging Face's `configuration_llama4.py`, and the published values. The
-official files (`config.json`, `params.json`) are read and written in `config_io.py`. The letters in the comments are the
+official files (`config.json`, `params.json`) are read and written in `config_io/`. The letters in the comments are the
 shape suffixes of docs/notation.md.
 """
 
@@ -20,9 +20,6 @@ from pathlib import Path
 from typing import Literal
 
 from llama4.errors import InputError
-
-SPECIAL_TOKENS = 2048  # the last 2048 ids of every Llama 4 vocabulary are special
-PATCH_OFFSET = 92  # <|patch|> is the 93rd of them: 200000 + 92 in the official vocabulary
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,22 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from llama4.config import PATCH_OFFSET, SPECIAL_TOKENS, Config, LayerSpec, RopeScaling, Temperature, VisionConfig
+from llama4.config import Config, LayerSpec, RopeScaling, Temperature, VisionConfig
 from llama4.config_io.fields import Fields
 from llama4.errors import InputError
+from llama4.special_tokens import OFFICIAL_NAMES, SPECIAL_TOKENS
 
 _SCALED_CONTEXT, _PLAIN_CONTEXT = 10_485_760, 1_048_576  # Scout's and Maverick's, the two models in this format
 _VOCAB_SIZE = 202048
-_OFFSETS = {"patch_id": PATCH_OFFSET, "image_start_id": 80, "image_end_id": 81, "bos_id": 0, "pad_id": 18}
-_STOP_OFFSETS = (1, 7, 8)
+_TOKENS = {
+    "patch_id": "<|patch|>",
+    "image_start_id": "<|image_start|>",
+    "image_end_id": "<|image_end|>",
+    "bos_id": "<|begin_of_text|>",
+    "pad_id": "<|finetune_right_pad|>",
+}
+_OFFSETS = {ours: OFFICIAL_NAMES.index(name) for ours, name in _TOKENS.items()}
+_STOP_OFFSETS = tuple(OFFICIAL_NAMES.index(name) for name in ("<|end_of_text|>", "<|eom|>", "<|eot|>"))
 
 
 class _Widths(NamedTuple):
