@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -81,6 +80,8 @@ def _reset() -> None:
 
 def _peak() -> int:
     if not STATUS.exists():
+        import resource  # absent on Windows, where importing this module must not fail
+
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
