@@ -51,7 +51,7 @@ def require_memory(needed: int, what: str, device: torch.device, probe: MemoryPr
     if available is not None and needed > available:
         raise InputError(
             f"{what} needs {in_units(needed)} on {device} and {in_units(available)} are free: "
-            "choose a smaller dtype, quantise, or use a machine with more memory."
+            "choose a smaller dtype or a machine with more memory."
         )
 
 
