@@ -79,8 +79,7 @@ class LLM:
         stop: Sequence[str] = (),
     ) -> str:
         """The answer as a string. Greedy at temperature 0; `seed` makes drawing repeatable; `stop` are strings that end it."""
-        sampling = Sampling(temperature, top_p, top_k, min_p)
-        return self._finish([self.encode(prompt, images)], max_new_tokens, sampling, seed, stop)[0].text
+        return self.run(prompt, images, max_new_tokens, temperature, top_p, top_k, min_p, seed, stop).text
 
     def run(
         self,

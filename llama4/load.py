@@ -29,8 +29,7 @@ def load_model(
     """The model of a checkpoint folder, in eval mode. Raises InputError for anything about the files that is not right."""
     if quant is not None:
         raise InputError(f"quant is {quant!r}, and this version does not quantise: leave it out.")
-    model = checkpoint.load_model(resolve_path(path), device=resolve_device(device), dtype=resolve_dtype(dtype))
-    return model.eval()
+    return checkpoint.load_model(resolve_path(path), device=resolve_device(device), dtype=resolve_dtype(dtype))
 
 
 def load(

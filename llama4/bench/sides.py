@@ -37,7 +37,7 @@ class Ours:
     """This package."""
 
     def load(self, folder: Path, dtype: torch.dtype) -> nn.Module:
-        return checkpoint.load_model(folder, device="cpu", dtype=dtype).eval()
+        return checkpoint.load_model(folder, device="cpu", dtype=dtype)
 
     def logits(self, model: Any, tokens_BS: Tensor) -> Tensor:
         return model(tokens_BS)
