@@ -19,9 +19,7 @@ class Source(Protocol):
 
     dtypes: dict[str, tuple[str, torch.dtype]]  # official name -> (file, dtype)
     nbytes: int  # of all tensors in the files
-    official: dict[
-        str, str
-    ]  # our name -> the official one; several, joined by "and", where more files' tensors make one
+    official: dict[str, str]  # our name -> the official one, or several joined by "and", which together make ours
 
     def tensors(self, dtype: torch.dtype, device: torch.device, advance: Advance) -> Iterator[tuple[str, Tensor]]:
         """Our names and their tensors in `dtype` on `device`. Where nothing has to change they alias the file."""

@@ -189,9 +189,7 @@ def _token_ids(top: Fields, text: Fields) -> dict[str, Any]:
     listed = stops is None or isinstance(stops, list)
     stop_ids = tuple(text.integers("eos_token_id")) if listed else (text.integer("eos_token_id", 2),)
     bos, pad = text.integer_or_null("bos_token_id", 1), text.integer_or_null("pad_token_id", -1)
-    if (
-        pad is None or pad < 0
-    ):  # none: any token may fill the rows of a batch, so take a stop id that the vocabulary has
+    if pad is None or pad < 0:  # none: any token may fill a batch's rows, so take a stop id that the vocabulary has
         pad = next((stop for stop in stop_ids if stop < text.integer("vocab_size", 202048)), Config.pad_id)
     return {**ids, "bos_id": 1 if bos is None else bos, "stop_ids": stop_ids, "pad_id": pad}
 

@@ -30,7 +30,7 @@ from llama4.config import Config
 from llama4.errors import InputError
 from llama4.load import load_model, resolve_dtype, resolve_path
 from llama4.model import Llama4
-from llama4.parity.recording import stages
+from llama4.parity.recording import relative_rms, stages
 from llama4.parity.routing import Routing, forced, recorded, routers
 
 FP32_BOUND = 1e-5
@@ -48,9 +48,7 @@ class Stage:
     measure: str  # which of the two decides: "max_abs" or "relative_rms"
     bound: float
     worst: tuple[int, int]  # row and column of the largest difference
-    rerouted: (
-        int | None
-    )  # tokens whose expert is not the reference's; None on dense layers and where the file has no routing
+    rerouted: int | None  # tokens whose expert is not the reference's; None without MoE or without routing in the file
 
     @property
     def ok(self) -> bool:
@@ -227,10 +225,11 @@ class _Bounds:
 
     def judge(self, name: str, ours: Tensor, rerouted: int | None) -> Stage:
         theirs = self.reference[name].double()
-        difference = (ours.cpu().double() - theirs).abs()
+        ours = ours.cpu().double()
+        difference = (ours - theirs).abs()
         per_token_BS = difference.amax(dim=-1)
         worst = divmod(int(per_token_BS.argmax()), per_token_BS.shape[1])
-        rms = float(difference.square().mean().sqrt() / theirs.square().mean().sqrt().clamp_min(1e-30))
+        rms = relative_rms(ours, theirs)
         if self.dtype == "float32" == self.reference.dtype:
             measure, bound = "max_abs", FP32_BOUND * max(1.0, float(theirs.abs().max()))
         else:

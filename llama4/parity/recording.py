@@ -8,7 +8,7 @@ One safetensors file, made once where the reference is installed, lets anybody c
     routing.0, …    int64    [B, S]: each token's expert, on MoE layers
     logits_BSV      float32
     own_error       float32  [layers + 2]: relative RMS of the reference in bf16 against itself in float32, at the embedding,
-                             every layer and the logits; in float32 files only. It measures what bf16 costs (parity.py)
+                             every layer and the logits; in float32 files only. It measures what bf16 costs (comparing.py)
 
 The metadata names the reference, its version, torch's, and the dtype. `tokens_BS` and `logits_BSV` must be there, the rest may.
 
@@ -62,9 +62,8 @@ def fixed_inputs(config: Config, seed: int = 0) -> Tensors:
     """Tokens, and one tile of noise where the model sees: the same for the same config, on every machine."""
     vision = config.vision
     length = 48 if vision is None else vision.tokens_per_tile + 24
-    if (
-        config.chunk is not None and config.chunk <= 64
-    ):  # not longer: far out, the reference's own angles lose the digits (docs/divergences.md)
+    if config.chunk is not None and config.chunk <= 64:
+        # Across two boundaries; not with longer chunks: far out, the reference's own angles lose digits (docs/divergences.md).
         length = max(length, 2 * config.chunk + 5)
     draw = torch.Generator().manual_seed(seed)
     tokens_BS = torch.randint(0, config.vocab_size, (2, min(length, config.max_context)), generator=draw)
@@ -114,9 +113,7 @@ def load_transformers(directory: Path, dtype: torch.dtype, attention: str = "sdp
     try:
         config = kind.config_class.from_pretrained(directory, local_files_only=True)
         text = config.get_text_config()
-        if (
-            text.attention_chunk_size is None
-        ):  # it stops at None in layers that are not chunked: one chunk as long as any
+        if text.attention_chunk_size is None:  # on which it fails (docs/divergences.md): one chunk as long as any
             text.attention_chunk_size = text.max_position_embeddings
         model, loaded = kind.from_pretrained(
             directory, config=config, dtype=dtype, attn_implementation=attention, output_loading_info=True
