@@ -140,7 +140,7 @@ class KVCache:
     def __init__(self, config: Config, batch_size: int, max_tokens: int, like: Tensor) -> None:
         """`like` gives dtype and device. Raises InputError when a size is not positive.
 
-        `max_tokens` may exceed the published context: what a model was trained for is generate.py's concern.
+        `max_tokens` may exceed the published context: what a model was trained for is engine.py's concern.
         """
         if batch_size < 1 or max_tokens < 1:
             raise InputError(

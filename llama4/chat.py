@@ -152,9 +152,9 @@ class _Writer:
         vision = self.needs_vision("an image")
         if image is None:
             raise InputError("An image part carries no picture: give it an 'image', or pass the pictures as images=.")
-        tiles_R, (rows, columns) = image_tiles(image, vision, max_tiles, self.max_pixels)
+        tiles, (rows, columns) = image_tiles(image, vision, max_tiles, self.max_pixels)
         self.ids += image_tokens(self.tokenizer, rows, columns, vision.tokens_per_tile)
-        self.tiles.append(tiles_R)
+        self.tiles.append(tiles)
 
     def needs_vision(self, what: str) -> VisionConfig:
         if self.vision is None:

@@ -52,7 +52,8 @@ class Llama4(nn.Module):
         images: float `[R, 3, side, side]`; tile r fills the r-th group of `tokens_per_tile` patch ids, row-major over
             `tokens_BS`, of this call's tokens only.
         cache: from `new_cache`; row b goes on from position `cache.lengths_B[b]`, and the cache advances by `lengths_B`.
-        Raises InputError (a ValueError) for ids out of range, tiles that do not match, a full cache. Nothing is written then.
+        Raises InputError (a ValueError) for tiles that do not match, a full cache, and, on the CPU, ids out of range. Nothing is
+        written then.
         """
         counts = self._counts(tokens_BS, lengths_B)
         tokens_BS = _blank_padding(tokens_BS, counts)
@@ -115,9 +116,7 @@ class Llama4(nn.Module):
         return tuple(lengths_B.tolist())
 
     def _check_ids(self, tokens_BS: Tensor) -> None:
-        if (
-            tokens_BS.is_meta or tokens_BS.is_cuda
-        ):  # a card's answer costs a wait at every step; generate.py checks prompts
+        if tokens_BS.is_meta or tokens_BS.is_cuda:  # a card would be waited for at every step; engine.py checks prompts
             return
         low, high = int(tokens_BS.min()), int(tokens_BS.max())
         if low < 0 or high >= self.config.vocab_size:
