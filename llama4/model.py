@@ -56,14 +56,14 @@ class Llama4(nn.Module):
         written then.
         """
         counts = self._counts(tokens_BS, lengths_B)
-        tokens_BS = _blank_padding(tokens_BS, counts)
-        self._check_ids(tokens_BS)
         if logits not in ("all", "last"):
             raise InputError(f'logits is {logits!r}: ask for "all" or "last".')
         if cache is None:
             step = Step((0,) * len(counts), counts, tokens_BS.shape[1], tokens_BS.device)
         else:
             step = cache.plan(counts, tokens_BS.shape[1])
+        tokens_BS = _blank_padding(tokens_BS, step)
+        self._check_ids(tokens_BS)
         x_BSD = self.decoder(self.embed(tokens_BS, images, step), step, cache)
         if cache is not None:
             cache.advance(step)
@@ -135,13 +135,11 @@ class Llama4(nn.Module):
         return images.shape[0]
 
 
-def _blank_padding(tokens_BS: Tensor, counts: tuple[int, ...]) -> Tensor:
+def _blank_padding(tokens_BS: Tensor, step: Step) -> Tensor:
     """0 for the ids past a row's length, which may be anything, -100 too."""
-    width = tokens_BS.shape[1]
-    if min(counts) == width:
+    if min(step.counts) == step.width:
         return tokens_BS
-    counts_B = torch.tensor(counts, device=tokens_BS.device)
-    return tokens_BS.masked_fill(torch.arange(width, device=tokens_BS.device) >= counts_B[:, None], 0)
+    return tokens_BS.masked_fill(~step.once("valid", lambda: step.valid_BS), 0)
 
 
 @torch.no_grad()
