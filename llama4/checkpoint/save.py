@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def save_meta(
         raise InputError(f'names is {names!r}: ask for "load" or "training".')
     settings = to_meta(config)
     if config.tied_embeddings:
-        config = Config(**{**vars(config), "tied_embeddings": False})
+        config = replace(config, tied_embeddings=False)
         weights["decoder.head.weight"] = weights["decoder.embedding.weight"]
     rows = meta_rows(config, names)
     _require_divisible(config, rows, shards)

@@ -17,6 +17,7 @@ that is Scout's in every dimension is read as 16 and 1, with a warning; any othe
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 from llama4.config import Config, LayerSpec, RopeScaling, Temperature, VisionConfig
@@ -242,7 +243,7 @@ def _correct_stale_scaling(config: Config) -> Config:
         + ("16 and 1 are used." if is_scout else "kept as written, since this is not Scout's shape."),
         stacklevel=3,
     )
-    return Config(**{**vars(config), "rope_scaling": RopeScaling()}) if is_scout else config
+    return replace(config, rope_scaling=RopeScaling()) if is_scout else config
 
 
 def to_hf(config: Config) -> dict[str, Any]:
