@@ -183,7 +183,7 @@ def _parity(sub: argparse._SubParsersAction) -> None:
     action.add_argument("--reference", metavar="FILE", help="compare with this file")
     action.add_argument("--record", metavar="FILE", help="write this file from a reference implementation")
     command.add_argument("--with", dest="implementation", default="transformers", choices=("transformers",))
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N; a reference is recorded on the CPU")
     command.add_argument("--dtype", default="auto", help="auto, bfloat16, float16, float32")
     command.add_argument("--json", action="store_true", help="print JSON")
 
