@@ -102,6 +102,7 @@ class Everything:
     """A query sees every earlier position of its row."""
 
     def __init__(self, block: int) -> None:
+        """`block` queries share a mask: the chunk, so that no layer of a model holds more than chunk x T at a time."""
         self.block = min(block, QUERY_BLOCK)
 
     def fresh(self, q_BSHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor) -> Tensor:

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llama4 import bench as benchmarks
 from llama4 import chat as chat_format
 from llama4 import checkpoint
@@ -177,7 +175,7 @@ def _load(arguments: Namespace) -> LLM:
 def _sampling(arguments: Namespace) -> Sampling:
     """How to choose tokens; every number is checked here, before the weights load."""
     check_budget(arguments.max_new_tokens)
-    seeded(arguments.seed, torch.device("cpu"))
+    seeded(arguments.seed)
     return Sampling(arguments.temperature, arguments.top_p, arguments.top_k, arguments.min_p)
 
 

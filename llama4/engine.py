@@ -4,6 +4,8 @@ A long prompt goes in pieces of at most `PIECE` tokens, cut between tiles, never
 own position in the cache, so in one call a row may take a whole piece, another its last three tokens and a third nothing.
 
 Ids that a model must not say are barred: `<|patch|>` stands for pixels, and a model that writes cannot supply them.
+
+Logits come to the CPU, once a step for all rows: choosing looks at them several times, and each look would wait for a device.
 """
 
 from __future__ import annotations
@@ -99,7 +101,7 @@ def _check_tiles(prompt: Prompt, model: Llama4) -> None:
 
 @torch.inference_mode()
 def prefill(model: Llama4, cache: KVCache, prompts: list[Prompt], size: int = PIECE, progress: bool = False) -> Tensor:
-    """Feed prompts, one a row, into `cache`; returns the logits after each row's last token, float32 `[B, V]`."""
+    """Feed prompts, one a row, into `cache`; returns the logits after each row's last token, float32 `[B, V]`, CPU."""
     vision = model.config.vision
     per_tile = 1 if vision is None else vision.tokens_per_tile  # without vision a prompt may be cut anywhere
     plans = [cut(prompt, model.config.patch_id, per_tile, size) for prompt in prompts]
@@ -112,7 +114,7 @@ def prefill(model: Llama4, cache: KVCache, prompts: list[Prompt], size: int = PI
             took_B = torch.tensor([piece is not None for piece in pieces], device=now_BV.device)
             logits_BV = now_BV if logits_BV is None else torch.where(took_B[:, None], now_BV, logits_BV)
             bar.update(sum(piece.last - piece.first for piece in pieces if piece is not None))
-    return _bar(model, logits_BV)
+    return _sayable(model, logits_BV)
 
 
 def _feed(model: Llama4, cache: KVCache, prompts: list[Prompt], pieces: list[Piece | None]) -> Tensor:
@@ -151,10 +153,11 @@ def decode(
         if turn + 1 < budget:
             tokens_B1 = torch.tensor([[token or 0] for token in tokens], device=cache.device)
             lengths_B = None if all(alive) else torch.tensor(alive, dtype=torch.int64)
-            logits_BV = _bar(model, model(tokens_B1, cache=cache, lengths_B=lengths_B, logits="last")[:, 0])
+            logits_BV = _sayable(model, model(tokens_B1, cache=cache, lengths_B=lengths_B, logits="last")[:, 0])
 
 
-def _bar(model: Llama4, logits_BV: Tensor) -> Tensor:
+def _sayable(model: Llama4, logits_BV: Tensor) -> Tensor:
+    logits_BV = logits_BV.cpu()
     if model.config.vision is None:
         return logits_BV
-    return logits_BV.index_fill(1, torch.tensor([model.config.patch_id], device=logits_BV.device), float("-inf"))
+    return logits_BV.index_fill(1, torch.tensor([model.config.patch_id]), float("-inf"))

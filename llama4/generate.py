@@ -199,8 +199,8 @@ class Row:
 
     def __init__(self, llm: LLM, prompt: Prompt, sampling: Sampling, seed: int | None, stop: tuple[str, ...]) -> None:
         self.prompt, self.sampling = prompt, sampling
-        self.stop_ids = llm.tokenizer.stop_ids
-        self.generator = seeded(seed, next(llm.model.parameters()).device)
+        self.stop_ids = llm.tokenizer.stop_ids  # not the config's: files that leave them out mean id 2 by default
+        self.generator = seeded(seed)
         self.decoder, self.filter = StreamDecoder(llm.tokenizer), StopStrings(stop)
         self.ids: list[int] = []
         self.logprobs: list[float] = []

@@ -46,9 +46,9 @@ class Sampling:
             raise InputError(f"min_p is {self.min_p}: it must lie in [0, 1].")
 
 
-def seeded(seed: int | None, device: torch.device) -> torch.Generator:
-    """A generator that draws the same for the same seed, or anew each time for None. Raises InputError for a bad seed."""
-    generator = torch.Generator(device=device)
+def seeded(seed: int | None) -> torch.Generator:
+    """A CPU generator that draws the same for the same seed, or anew each time for None. Raises InputError for a bad seed."""
+    generator = torch.Generator()
     if seed is None:
         generator.seed()
         return generator

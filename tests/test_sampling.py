@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from llama4.errors import InputError
 from llama4.sampling import Sampling, choose, log_probability, probabilities, seeded
 
-CPU = torch.device("cpu")
-
 
 def by_definition(logits: list[float], sampling: Sampling) -> list[float]:
     """The module's docstring, in plain Python: softmax, then top-k, top-p and min-p, each on what the one before left."""
@@ -93,7 +91,7 @@ def test_greedy_is_argmax_and_ignores_the_filters_and_the_seed() -> None:
     generator = torch.Generator().manual_seed(3)
     for logits_V in torch.randn(50, 97, generator=generator):
         sampling = Sampling(0.0, top_p=0.1, top_k=90, min_p=0.5)
-        assert choose(logits_V, sampling, seeded(None, CPU)) == logits_V.argmax()
+        assert choose(logits_V, sampling, seeded(None)) == logits_V.argmax()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +102,7 @@ def test_greedy_is_argmax_and_ignores_the_filters_and_the_seed() -> None:
 def test_draws_follow_the_distribution(sampling: Sampling) -> None:
     """4000 draws; Pearson's statistic has mean k - 1 and deviation sqrt(2 (k - 1)) with k cells: five deviations are allowed."""
     logits_V = 1.5 * torch.randn(12, generator=torch.Generator().manual_seed(1))
-    draws, generator = 4000, seeded(11, CPU)
+    draws, generator = 4000, seeded(11)
     counts_V = torch.bincount(
         torch.tensor([choose(logits_V, sampling, generator) for _ in range(draws)]), minlength=len(logits_V)
     )
@@ -121,7 +119,7 @@ def test_a_seed_repeats_its_draws_and_another_does_not() -> None:
     logits_V = torch.zeros(1000)
 
     def draws(seed: int | None) -> list[int]:
-        generator = seeded(seed, CPU)
+        generator = seeded(seed)
         return [choose(logits_V, Sampling(1.0), generator) for _ in range(20)]
 
     assert draws(5) == draws(5) == draws(np.int64(5))
@@ -168,7 +166,7 @@ def test_values_out_of_range_are_named_in_one_sentence(bad: dict, says: str) -> 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "7"])
 def test_a_seed_out_of_range_is_an_error(seed: object) -> None:
     with pytest.raises(InputError, match="seed is"):
-        seeded(seed, CPU)
+        seeded(seed)
 
 
 def test_the_defaults_are_greedy_with_no_filter() -> None:
