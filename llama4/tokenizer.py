@@ -28,6 +28,7 @@ from pathlib import Path
 import tiktoken
 
 from llama4.errors import InputError
+from llama4.files import replacing
 from llama4.special_tokens import OFFICIAL_NAMES
 from llama4.tokenizer_files import SPLIT_PATTERN, Ranks, read_tokenizer
 
@@ -73,12 +74,8 @@ class Tokenizer:
         """Write the base ranks as a `tokenizer.model`; that format holds no special tokens, which follow from n."""
         path = Path(path)
         lines = (b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in self._ranks.items())
-        beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            beside.write_bytes(b"".join(lines))
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing(path.parent) as part:
+            part(path.name).write_bytes(b"".join(lines))
 
     def special_id(self, name: str) -> int:
         """The id of a special token, such as `<|header_start|>`. Raises `InputError` for an unknown name."""

@@ -6,6 +6,7 @@ can spell any byte sequence, valid UTF-8 or not. Ids against Meta's tokenizer ar
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 from pathlib import Path
@@ -203,10 +204,10 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
 
     def disk_full(path: Path, data: bytes) -> int:
         write(path, data[:10])
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", disk_full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(InputError, match="No space left on device"):
         TOKENIZER.save(target)
     assert target.read_text() == "precious" and len(list(tmp_path.iterdir())) == 1
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from llama4.errors import InputError
+from llama4.files import replacing
 
 FORMAT = "llama4-bench-1"
 PACKAGES = ("torch", "transformers", "numpy", "safetensors", "einops")
@@ -50,16 +51,9 @@ def commit() -> str | None:
 
 
 def write(result: dict[str, Any], file: Path) -> None:
-    """Write beside, then rename."""
-    beside = file.with_name(file.name + ".part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        beside.replace(file)
-    except OSError as error:
-        raise InputError(f"{file} cannot be written ({error.strerror}): choose another place.") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    """Keep the result, making the folder where it is not there."""
+    with replacing(file.parent) as part:
+        part(file.name).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -108,9 +102,8 @@ def insert(result: dict[str, Any], source: str, page: Path) -> None:
     if not pattern.search(text):
         raise InputError(f"{page} has no lines {begin} and {end}: put them where the table belongs.")
     drawn = pattern.sub(lambda _: f"{begin}\n{table(result)}\n{end}", text)
-    beside = page.with_name(page.name + ".part")
-    beside.write_text(drawn, encoding="utf-8")
-    beside.replace(page)
+    with replacing(page.parent) as part:
+        part(page.name).write_text(drawn, encoding="utf-8")
 
 
 def plot(result: dict[str, Any], file: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llama4.checkpoint.folder import HF_INDEX, HF_SHARD, HF_SINGLE, META_SHARD, replacing
+from llama4.checkpoint.folder import HF_INDEX, HF_SHARD, HF_SINGLE, META_SHARD
 from llama4.checkpoint.load import list_tensors
 from llama4.checkpoint.memory import DiskProbe, free_disk, require_disk
 from llama4.checkpoint.names import Row, Style, hf_names, meta_rows
@@ -22,6 +22,7 @@ from llama4.checkpoint.transforms import to_file
 from llama4.config import Config
 from llama4.config_io import HF_FILE, META_FILE, read_config, to_hf, to_meta
 from llama4.errors import InputError
+from llama4.files import replacing
 
 _HEADERS = 1 << 20  # bytes to spare for headers, index and config when the disk is asked for room
 

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from llama4.config import Config
 from llama4.errors import InputError
+from llama4.files import replacing
 from llama4.parity.routing import Routing, forced, recorded, routers
 
 FORMAT = "llama4-parity-1"
@@ -147,14 +148,8 @@ def write(file: Path, tensors: Tensors, reference: str, dtype: str) -> None:
         "torch": torch.__version__,
         "dtype": dtype,
     }
-    beside = file.with_name(file.name + ".part")
-    try:
-        save_file(tensors, beside, metadata=metadata)
-        beside.replace(file)
-    except OSError as error:
-        raise InputError(f"{file} cannot be written ({error.strerror}): choose a place with room.") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(file.parent) as part:
+        save_file(tensors, part(file.name), metadata=metadata)
 
 
 def _keep(tensors: Tensors, name: str) -> Callable[..., None]:

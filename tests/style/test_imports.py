@@ -11,7 +11,7 @@ import pytest
 from source_tree import MODEL_CODE, PACKAGE, parsed, python_files, relative
 
 LEVELS = (
-    {"errors"},
+    {"errors", "files"},
     {"config", "config_io", "special_tokens"},
     {"layers", "rope", "masks", "cache", "ops"},
     {"attention", "moe"},
