@@ -92,7 +92,7 @@ def open_dataset(folder: Path | str, need: Sequence[str] = ()) -> Dataset:
     folder = Path(folder)
     emoji = _read_emoji(folder)
     present = [name for name in ARTISTS if (folder / name).is_dir()]
-    missing = [name for name in dict.fromkeys((*_asked_for(folder), *need)) if name not in present]
+    missing = [name for name in ARTISTS if name in _unfinished(folder) or (name in need and name not in present)]
     if missing or not present:
         lacking = ", ".join(missing) or "every artist"
         raise InputError(f"{folder} lacks the pictures of {lacking}: {_command(folder, missing)}")
@@ -105,11 +105,15 @@ def _command(folder: Path, artists: Sequence[str] = ()) -> str:
     return f"run `{BUILD_COMMAND} --into {folder}{only}`, which goes on where it stopped."
 
 
-def _asked_for(folder: Path) -> list[str]:
-    """The artists that the build of this folder was asked for; none where it has no manifest (data put together by hand)."""
+def _unfinished(folder: Path) -> list[str]:
+    """The artists that this folder's build was asked for and has not finished; none without a manifest (put together by hand)."""
     path = folder / "manifest.json"
+    if not path.exists():
+        return []
     try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["asked_for"]) if path.exists() else []
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        finished = {name for name in manifest["parts"] if (folder / name).is_dir()}
+        return [name for name in manifest["asked_for"] if name not in finished]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read: delete it and {_command(folder)}") from error
 
