@@ -8,17 +8,15 @@ import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from tqdm import tqdm
+
 from llama4.errors import InputError
-from llama4.train.emoji.build import Bar, build, no_progress
+from llama4.train.emoji.build import Bar, build
 from llama4.train.emoji.dataset import ARTISTS, BUILD_COMMAND, DEFAULT_FOLDER
 
 
 def progress(what: str, total: int, unit: str) -> AbstractContextManager[Bar]:
-    """A bar on stderr; nothing where that is no terminal or tqdm is missing."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return no_progress(what, total, unit)
+    """A bar on stderr; nothing where that is no terminal."""
     return tqdm(total=total, desc=what, unit=unit, unit_scale=unit == "B", disable=None, leave=False)
 
 

@@ -73,37 +73,24 @@ def build(
     """
     artists = [name for name in ARTISTS if name in artists]
     manifest = _read_manifest(folder)
-    manifest["asked_for"] = [name for name in ARTISTS if name in {*manifest["asked_for"], *artists}]
-    names_recipe = _recipe("names", NAME_PACKAGES, languages=list(LANGUAGES))
-    todo = [] if _done(folder, manifest, "names", names_recipe) else ["names"]
-    # Without names yet, nothing says what emoji.json will hash to: every artist is looked at again once they are there.
-    todo += [name for name in artists if todo or not _done(folder, manifest, name, _artist_recipe(folder, name))]
-    if not todo:
-        say(f"{folder} is complete: nothing to do.")
-        return
+    done = [part for part in ("names", *ARTISTS) if _done(folder, manifest, part, _recipe_of(folder, part))]
+    # Without names, nothing says what emoji.json will hash to: every artist is built once they are there.
+    done = done if "names" in done else []
+    todo = [part for part in ("names", *artists) if part not in done]
+    manifest["asked_for"] = [name for name in ARTISTS if name in artists or name in done]
     if any(SOURCES[name].form == "iconify" for name in todo if name in SOURCES):
         art.require_renderer()
     _write(folder, "manifest.json", _dump(manifest))
-    archives = _fetch_all(folder, todo, registry, progress, manifest)
+    archives = _fetch_all(folder, todo, registry, progress, manifest) if todo else {}
     if "names" in todo:
-        entries = _read_names(archives)
-        # Another emoji.json makes every index void: first nothing counts as finished, then it is written.
-        manifest["parts"].clear()
-        _write(folder, "manifest.json", _dump(manifest))
-        _write(folder, "emoji.json", json.dumps(entries, ensure_ascii=False, indent=0))
-        manifest["parts"]["names"] = {"recipe": names_recipe}
-        _write(folder, "manifest.json", _dump(manifest))
-        say(f"names: {len(entries)} emoji in {len(LANGUAGES)} languages")
-    for name in artists:
-        recipe = _artist_recipe(folder, name)
-        if not _done(folder, manifest, name, recipe):
-            pictures, unreadable = _build_artist(folder, name, archives, workers, progress)
-            manifest["parts"][name] = {"recipe": recipe, "pictures": pictures, "unreadable": unreadable}
-            _write(folder, "manifest.json", _dump(manifest))
-            lost = f" ({unreadable} could not be rendered and are left out)" if unreadable else ""
-            say(f"{name}: {pictures} pictures{lost}")
+        say(_build_names(folder, archives, manifest))
+    for name in todo:
+        if name in SOURCES:
+            say(_build_artist(folder, name, archives, manifest, workers, progress))
     _write(folder, "LICENCES.md", notice(packages_of(manifest["asked_for"]), manifest["licences"]))
     open_dataset(folder, need=artists)
+    if not todo:
+        say(f"{folder} is complete: nothing to do.")
 
 
 def _fetch_all(
@@ -143,17 +130,29 @@ def _read_names(archives: dict[str, Path]) -> list[dict[str, Any]]:
     return entries
 
 
+def _build_names(folder: Path, archives: dict[str, Path], manifest: dict[str, Any]) -> str:
+    """Write emoji.json; returns the line that says so."""
+    entries = _read_names(archives)
+    # Another emoji.json makes every index void: first nothing counts as finished, then it is written.
+    manifest["parts"].clear()
+    _write(folder, "manifest.json", _dump(manifest))
+    _write(folder, "emoji.json", json.dumps(entries, ensure_ascii=False, indent=0))
+    manifest["parts"]["names"] = {"recipe": _recipe_of(folder, "names")}
+    _write(folder, "manifest.json", _dump(manifest))
+    return f"names: {len(entries)} emoji in {len(LANGUAGES)} languages"
+
+
 def _build_artist(
-    folder: Path, name: str, archives: dict[str, Path], workers: int, progress: Progress
-) -> tuple[int, int]:
-    """Render and write one artist's folder. Returns how many pictures it has and how many drawings could not be rendered."""
+    folder: Path, name: str, archives: dict[str, Path], manifest: dict[str, Any], workers: int, progress: Progress
+) -> str:
+    """Render and write one artist's folder; returns the line that says so, with the drawings that could not be rendered."""
     entries = json.loads((folder / "emoji.json").read_text(encoding="utf-8"))
+    package = SOURCES[name].package
     try:
         drawn = art.drawings(SOURCES[name], entries, archives)
     except (KeyError, TypeError, AttributeError) as error:
-        package = SOURCES[name].package
         raise InputError(
-            f"{package.label} is laid out otherwise than expected ({error!r}): {AGAIN} or leave out {name}."
+            f"{package.label} is laid out otherwise than expected ({error!r}): leave {name} out with --only."
         ) from error
     pictures, index = [], []
     with progress(name, len(drawn), "pictures") as bar:
@@ -163,11 +162,12 @@ def _build_artist(
                 pictures.append(pixels)
                 index.append(position)
     if not pictures or len({pixels.shape for pixels in pictures}) != 1:
-        raise InputError(
-            f"No usable set of pictures in {SOURCES[name].package.label}: delete {folder / 'downloads'} and {AGAIN}."
-        )
+        raise InputError(f"{package.label} has no usable set of pictures: leave {name} out with --only.")
     _write_arrays(folder, name, np.stack(pictures), np.array(index, dtype=np.int64))
-    return len(pictures), len(drawn) - len(pictures)
+    lost = len(drawn) - len(pictures)
+    manifest["parts"][name] = {"recipe": _recipe_of(folder, name), "pictures": len(pictures), "unreadable": lost}
+    _write(folder, "manifest.json", _dump(manifest))
+    return f"{name}: {len(pictures)} pictures" + (f" ({lost} could not be rendered and are left out)" if lost else "")
 
 
 def _write_arrays(folder: Path, name: str, pixels: np.ndarray, index: np.ndarray) -> None:
@@ -212,13 +212,16 @@ def _recipe(part: str, packages: Sequence[Package], **more: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _artist_recipe(folder: Path, name: str) -> str:
-    source, emoji = SOURCES[name], folder / "emoji.json"
+def _recipe_of(folder: Path, part: str) -> str:
+    """The present recipe of "names" or of an artist."""
+    if part == "names":
+        return _recipe(part, NAME_PACKAGES, languages=list(LANGUAGES))
+    source, emoji = SOURCES[part], folder / "emoji.json"
     return _recipe(
-        name,
+        part,
         [package for package in (source.package, source.codes) if package],
         source=asdict(source),
-        by_hand=art.BY_HAND.get(name, {}),
+        by_hand=art.BY_HAND.get(part, {}),
         emoji=hashlib.sha256(emoji.read_bytes()).hexdigest() if emoji.exists() else "",
     )
 

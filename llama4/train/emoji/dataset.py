@@ -91,8 +91,9 @@ def open_dataset(folder: Path | str, need: Sequence[str] = ()) -> Dataset:
     """
     folder = Path(folder)
     emoji = _read_emoji(folder)
-    present = [name for name in ARTISTS if (folder / name).is_dir()]
-    missing = [name for name in ARTISTS if name in _unfinished(folder) or (name in need and name not in present)]
+    asked_for, finished = _manifest(folder)
+    present = [name for name in ARTISTS if name in finished and (folder / name).is_dir()]
+    missing = [name for name in ARTISTS if name in (*asked_for, *need) and name not in present]
     if missing or not present:
         lacking = ", ".join(missing) or "every artist"
         raise InputError(f"{folder} lacks the pictures of {lacking}: {_command(folder, missing)}")
@@ -105,15 +106,15 @@ def _command(folder: Path, artists: Sequence[str] = ()) -> str:
     return f"run `{BUILD_COMMAND} --into {folder}{only}`, which goes on where it stopped."
 
 
-def _unfinished(folder: Path) -> list[str]:
-    """The artists that this folder's build was asked for and has not finished; none without a manifest (put together by hand)."""
+def _manifest(folder: Path) -> tuple[list[str], list[str]]:
+    """(artists that this folder's build was asked for, parts that it finished); data put together by hand has no manifest,
+    and what is there counts as finished."""
     path = folder / "manifest.json"
     if not path.exists():
-        return []
+        return [], list(ARTISTS)
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        finished = {name for name in manifest["parts"] if (folder / name).is_dir()}
-        return [name for name in manifest["asked_for"] if name not in finished]
+        return list(manifest["asked_for"]), list(manifest["parts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read: delete it and {_command(folder)}") from error
 
