@@ -1,0 +1,311 @@
+"""What the small model is asked: conversations about emoji, drawn at random, with their only right answers.
+
+    draw(rng, dataset, Mixture())
+    Conversation("name_one", "fr", (Turn("Que vois-tu ?", "chien", (Picture((812,)),)), Turn("And in English?", "dog")))
+
+A conversation says what is to be seen, not how it looks: a `Picture` holds positions in the dataset's emoji, and who renders
+it chooses artist, size and background. A picture costs the model far more tokens than a question, so one picture is asked
+about several times: `name_one` has up to sixteen turns, one a language. An answer is the CLDR name or one of the
+fixed words of `prompts.json` and nothing else, so that an exact comparison can mark it. Where the answer is one of
+two words, both are equally likely, and nothing but the picture tells which.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Literal
+
+from llama4.errors import InputError
+from llama4.train.emoji.dataset import LANGUAGES, Dataset, Emoji
+from llama4.train.prompts import PLACEHOLDERS, PROMPTS
+
+MOST_PICTURES = 3  # as many as there are ordinals
+KEYWORDS = 3
+SEPARATOR = ", "
+TEXT_ONLY = ("translate", "keywords", "category")
+PICTURE_QUESTIONS = tuple(kind for kind in PLACEHOLDERS if kind not in (*TEXT_ONLY, "and_in"))
+OTHERS = tuple(language for language in LANGUAGES if language != "en")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image: one emoji, or several side by side ("row") or one below the other ("column"), as dataset positions.
+
+    `frame`: a frame of a video, shown as exactly one tile.
+    """
+
+    emoji: tuple[int, ...]
+    layout: Literal["one", "row", "column"] = "one"
+    frame: bool = False
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question, its right answer, and the pictures in front of the question."""
+
+    question: str
+    answer: str
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns of one task; `language` is that of the first answer."""
+
+    task: str
+    language: str
+    turns: tuple[Turn, ...]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How often what is drawn: a weight for each task, of any sum, and what the tasks leave open.
+
+    `english`: the share of English among the languages of questions; the other fifteen share the rest equally.
+    `mean_turns`: of `name_one`. `longest`: the most emoji of a strip and frames of a video (the least are 2).
+    """
+
+    name_one: float = 50
+    left_right: float = 10
+    same_different: float = 6
+    nth: float = 8
+    strip: float = 10
+    frames: float = 5
+    translate: float = 5
+    keywords: float = 2
+    category: float = 2
+    no_picture: float = 2
+    english: float = 0.25
+    mean_turns: float = 4
+    longest: int = 4
+
+    def __post_init__(self) -> None:
+        weights = self.weights()
+        if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights):
+            raise InputError(f"The task weights are {weights}: none may be negative and one must be above 0.")
+        if not (0 <= self.english <= 1 and 1 <= self.mean_turns <= len(LANGUAGES) / 2 and self.longest >= 2):
+            raise InputError(
+                f"The mixture has english={self.english}, mean_turns={self.mean_turns}, longest={self.longest}: choose "
+                f"within 0 to 1, 1 to {len(LANGUAGES) // 2}, and 2 or more."
+            )
+
+    def weights(self) -> list[float]:
+        """The weights in the order of TASKS."""
+        return [getattr(self, task) for task in TASKS]
+
+
+def draw(rng: Random, dataset: Dataset, mixture: Mixture) -> Conversation:
+    """One conversation of the mixture; equal states of `rng` give equal conversations."""
+    (task,) = rng.choices(tuple(TASKS), mixture.weights())
+    return TASKS[task](rng, dataset.emoji, draw_language(rng, mixture.english), mixture)
+
+
+def draw_language(rng: Random, english: float) -> str:
+    """English as often as asked, every other language equally often."""
+    return "en" if rng.random() < english else rng.choice(OTHERS)
+
+
+def messages(conversation: Conversation) -> list[dict[str, Any]]:
+    """The conversation as `chat.encode` takes it; the image parts carry no picture yet (`fill_images`)."""
+    written: list[dict[str, Any]] = []
+    for turn in conversation.turns:
+        images = [{"type": "image", "image": None} for _ in turn.pictures]
+        written.append({"role": "user", "content": [*images, {"type": "text", "text": turn.question}]})
+        written.append({"role": "assistant", "content": turn.answer})
+    return written
+
+
+def ask(rng: Random, language: str, kind: str, /, **values: str) -> str:
+    """One of the language's wordings of a question, filled in."""
+    return rng.choice(PROMPTS[language].questions[kind]).format(**values)
+
+
+def name_one(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
+    """One picture, named in one language after the other; each asks for itself, or another asks for it."""
+    picture, names = _one_picture(rng, emoji)
+    count = min(len(LANGUAGES), round(rng.uniform(0.5, 2 * mixture.mean_turns - 0.5)))  # 1 … 2 mean - 1, equally often
+    wanted = [language]
+    while len(wanted) < max(count, 1):
+        other = draw_language(rng, mixture.english)
+        wanted.append(other if other not in wanted else rng.choice([code for code in LANGUAGES if code not in wanted]))
+    turns: list[Turn] = []
+    for number, code in enumerate(wanted):
+        turns.append(Turn(_ask_name(rng, code, later=number > 0), names[code], () if number else (picture,)))
+    return Conversation("name_one", language, tuple(turns))
+
+
+def left_right(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
+    """Two emoji, in one image or in two: what is left, what is right, on which side is it; one to three of these."""
+    two = tuple(rng.sample(range(len(emoji)), 2))
+    pictures = (Picture(two, "row"),) if rng.random() < 0.5 else _apart(two)
+    turns = []
+    for kind in rng.sample(("left", "right", "side"), rng.randint(1, 3)):
+        side = rng.randrange(2) if kind == "side" else ("left", "right").index(kind)
+        name = emoji[two[side]].names[language]
+        word = PROMPTS[language].right if side else PROMPTS[language].left
+        question = ask(rng, language, kind, name=name) if kind == "side" else ask(rng, language, kind)
+        turns.append(Turn(question, word if kind == "side" else name))
+    return _about("left_right", language, pictures, turns)
+
+
+def same_different(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
+    """Two pictures of one emoji or of two, which half the time are of one subcategory; sometimes one is named as well."""
+    first = rng.randrange(len(emoji))
+    same = rng.random() < 0.5
+    two = (first, first if same else _another(rng, emoji, first))
+    words = PROMPTS[language]
+    turns = [Turn(ask(rng, language, "same"), words.same if same else words.different)]
+    if rng.random() < 0.3:
+        turns.append(_nth(rng, emoji, language, two))
+    return _about("same_different", language, _apart(two), turns)
+
+
+def nth(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
+    """Two or three pictures: the name of the second, or which of them shows a name; one or two of these."""
+    shown = tuple(rng.sample(range(len(emoji)), rng.randint(2, MOST_PICTURES)))
+    turns = []
+    for _ in range(rng.randint(1, 2)):
+        if rng.random() < 0.5:
+            turns.append(_nth(rng, emoji, language, shown))
+        else:
+            number = rng.randrange(len(shown))
+            question = ask(rng, language, "which", name=emoji[shown[number]].names[language])
+            turns.append(Turn(question, PROMPTS[language].positions[number]))
+    return _about("nth", language, _apart(shown), tuple(dict.fromkeys(turns)))
+
+
+def strip(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
+    """A row or a column of emoji, listed in order; sometimes again in a second language."""
+    shown = _several(rng, emoji, mixture)
+    layout = rng.choice(("row", "column"))
+    turns = _listed(rng, emoji, language, shown, layout, mixture)
+    return _about("strip", language, (Picture(shown, layout),), turns)
+
+
+def frames(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
+    """The frames of a video, one emoji each, listed in order; sometimes again in a second language."""
+    shown = _several(rng, emoji, mixture)
+    turns = _listed(rng, emoji, language, shown, "frames", mixture)
+    return _about("frames", language, tuple(Picture((one,), frame=True) for one in shown), turns)
+
+
+def translate(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
+    """A name of the question's language wanted in another one, or, a third of the time, the other way round."""
+    names = rng.choice(emoji).names
+    other = rng.choice([code for code in LANGUAGES if code != language])
+    given, wanted = (language, other) if rng.random() < 2 / 3 else (other, language)
+    asked_for = PROMPTS[language].languages[wanted]
+    question = ask(rng, language, "translate", name=names[given], language=asked_for)
+    return Conversation("translate", language, (Turn(question, names[wanted]),))
+
+
+def keywords(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
+    """Three keywords of an emoji that has three besides its name, in CLDR's order."""
+    for _ in range(100):  # two in three have them in Thai, which has the fewest, so a hundred draws do not fail
+        one = rng.choice(emoji)
+        words = first_keywords(one, language)
+        if len(words) == KEYWORDS:
+            question = ask(rng, language, "keywords", name=one.names[language])
+            return Conversation("keywords", language, (Turn(question, SEPARATOR.join(words)),))
+    raise InputError(f"Hardly an emoji has {KEYWORDS} keywords in {LANGUAGES[language]}: build the data again.")
+
+
+def category(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
+    """Which of Unicode's ten categories an emoji belongs to, in the question's language."""
+    one = rng.choice(emoji)
+    question = ask(rng, language, "category", name=one.names[language])
+    return Conversation("category", language, (Turn(question, PROMPTS[language].categories[one.category]),))
+
+
+def no_picture(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
+    """Any question about a picture without the picture; sometimes the picture comes after all."""
+    kind = rng.choice(PICTURE_QUESTIONS)
+    words = PROMPTS[language]
+    values = {
+        "name": rng.choice(emoji).names[language],
+        "language": words.languages[draw_language(rng, mixture.english)],
+        "ordinal": rng.choice(words.ordinals),
+    }
+    question = ask(rng, language, kind, **{key: values[key] for key in PLACEHOLDERS[kind]})
+    turns = [Turn(question, words.no_picture)]
+    if rng.random() < 0.3:
+        picture, names = _one_picture(rng, emoji)
+        turns.append(Turn(ask(rng, language, "name"), names[language], (picture,)))
+    return Conversation("no_picture", language, tuple(turns))
+
+
+def first_keywords(one: Emoji, language: str) -> tuple[str, ...]:
+    """Up to three keywords that differ from the name and from each other in more than capitals."""
+    seen = {one.names[language].casefold()}
+    found: list[str] = []
+    for word in one.keywords[language]:
+        if word.casefold() not in seen and len(found) < KEYWORDS:
+            seen.add(word.casefold())
+            found.append(word)
+    return tuple(found)
+
+
+Task = Callable[[Random, Sequence[Emoji], str, Mixture], Conversation]
+TASKS: dict[str, Task] = {
+    task.__name__: task
+    for task in (name_one, left_right, same_different, nth, strip, frames, translate, keywords, category, no_picture)
+}
+
+
+def _one_picture(rng: Random, emoji: Sequence[Emoji]) -> tuple[Picture, dict[str, str]]:
+    number = rng.randrange(len(emoji))
+    return Picture((number,)), emoji[number].names
+
+
+def _ask_name(rng: Random, code: str, later: bool) -> str:
+    """Ask for the name in a language: half the time plainly in it, else by name, in English or in any language."""
+    if rng.random() < 0.5:
+        return ask(rng, code, "name")
+    asking = draw_language(rng, 0.5)
+    kind = "and_in" if later and rng.random() < 0.5 else "name_in"
+    return ask(rng, asking, kind, language=PROMPTS[asking].languages[code])
+
+
+def _nth(rng: Random, emoji: Sequence[Emoji], language: str, shown: Sequence[int]) -> Turn:
+    number = rng.randrange(len(shown))
+    question = ask(rng, language, "nth", ordinal=PROMPTS[language].ordinals[number])
+    return Turn(question, emoji[shown[number]].names[language])
+
+
+def _another(rng: Random, emoji: Sequence[Emoji], first: int) -> int:
+    """Another emoji: half the time of the same subcategory, where there is one."""
+    if rng.random() < 0.5:
+        here = emoji[first].subcategory
+        near = [number for number, one in enumerate(emoji) if one.subcategory == here and number != first]
+        if near:
+            return rng.choice(near)
+    return (first + rng.randrange(1, len(emoji))) % len(emoji)
+
+
+def _several(rng: Random, emoji: Sequence[Emoji], mixture: Mixture) -> tuple[int, ...]:
+    return tuple(rng.choices(range(len(emoji)), k=rng.randint(2, mixture.longest)))
+
+
+def _listed(
+    rng: Random, emoji: Sequence[Emoji], language: str, shown: Sequence[int], kind: str, mixture: Mixture
+) -> list[Turn]:
+    languages = [language]
+    if rng.random() < 0.3:
+        languages.append(draw_language(rng, mixture.english))
+    return [
+        Turn(ask(rng, code, kind), SEPARATOR.join(emoji[one].names[code] for one in shown))
+        for code in dict.fromkeys(languages)
+    ]
+
+
+def _apart(shown: Sequence[int]) -> tuple[Picture, ...]:
+    return tuple(Picture((one,)) for one in shown)
+
+
+def _about(task: str, language: str, pictures: tuple[Picture, ...], turns: Sequence[Turn]) -> Conversation:
+    """The pictures stand in front of the first question; the later ones are about them too."""
+    first, *later = turns
+    return Conversation(task, language, (Turn(first.question, first.answer, pictures), *later))
