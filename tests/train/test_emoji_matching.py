@@ -79,6 +79,13 @@ def test_by_hand_comes_before_the_book_and_can_rule_out() -> None:
     assert match(entries, icons, {}, {}, {}) == {0: "dog", 2: "window"}, "an icon is used once"
 
 
+def test_by_hand_comes_before_todays_name() -> None:
+    entries = [entry("🌂", "closed umbrella")]
+    assert match(entries, ["closed-umbrella", "umbrella"], {}, {"umbrella": "🌂"}, {"closedumbrella": "🌂"}) == {
+        0: "umbrella"
+    }
+
+
 def test_todays_name_wins_among_several() -> None:
     entries = [entry("🐻", "bear", "BEAR FACE")]
     book = {"bearface": "🐻", "abear": "🐻", "bear": "🐻"}

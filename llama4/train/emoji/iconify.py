@@ -5,7 +5,7 @@
 
 An icon's frame is left, top, width, height, its own or the set's. An alias takes its parent's frame and body; flips add up as
 exclusive or, quarter turns modulo four, and a flip is applied before the turn (iconify.design, "IconifyAlias"). The document made
-here is SIDE pixels square; a frame that is not square sits in its middle.
+here is SIDE pixels square; a frame that is not square sits in its middle, so a quarter turn about that middle needs no new frame.
 """
 
 from __future__ import annotations
@@ -53,8 +53,6 @@ def document(icons: Mapping[str, Any], name: str) -> str:
         across, down = (-1 if icon["hFlip"] else 1), (-1 if icon["vFlip"] else 1)
         moves.append(f"translate({(1 - across) * centre_x:g} {(1 - down) * centre_y:g}) scale({across} {down})")
     body = f'<g transform="{" ".join(moves)}">{icon["body"]}</g>' if moves else icon["body"]
-    if icon["rotate"] % 2 == 1:
-        width, height = height, width
     box = f"{centre_x - width / 2:g} {centre_y - height / 2:g} {width:g} {height:g}"
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="#000" '
