@@ -1,0 +1,94 @@
+"""What is minimised, and how it is summed over the parts of a batch.
+
+    loss = cross entropy of the answers' tokens
+         + a · cross entropy of "which emoji is this tile?"         from the mean of its patch tokens, by a head of its own
+         + b · E · Σ_e f_e p_e, mean over the MoE layers            f: share of tokens that expert e got, p: its mean softmax
+
+The second term teaches the vision encoder directly: through the answers alone it would have to wait until the decoder can spell.
+Its head is thrown away after the training; it is the small cousin of the contrastive training that Llama 4's encoder had.
+
+The third keeps the experts busy (Fedus et al., arXiv 2101.03961): at balance it is 1, and with everything at one expert E. The
+loss-free way (a bias added to the logits for the choice alone, arXiv 2408.15664) would need that bias at inference too, and
+Llama 4's router has none in either format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llama4.cache import Step
+from llama4.model import Llama4
+from llama4.moe import Router
+from llama4.train.data import Part
+from llama4.train.see import WhichEmoji
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Sums over one part; differentiable. `answers` is summed over tokens, `which` over tiles, `balance` over MoE layers."""
+
+    answers: Tensor
+    answer_tokens: int
+    right_tokens: int
+    which: Tensor
+    which_tiles: int
+    which_right: int
+    balance: Tensor
+    busiest: list[float]  # of each MoE layer: the busiest expert's share of tokens, times E
+
+
+def measure(model: Llama4, which: WhichEmoji, part: Part, smoothing: float) -> Measured:
+    """Run a part forward. Logits are computed where an answer's token comes next, and nowhere else."""
+    dtype = model.decoder.embedding.weight.dtype
+    real_BS = torch.arange(part.tokens_BS.shape[1]) < torch.tensor(part.counts)[:, None]
+    x_BSD = model.decoder.embedding(part.tokens_BS)
+    seen, named, right = x_BSD.new_zeros((), dtype=torch.float32), 0, 0
+    if len(part.tiles):
+        encoded = model.vision(part.tiles.to(dtype))
+        x_BSD = model.fusion(x_BSD, (part.tokens_BS == model.config.patch_id) & real_BS, encoded)
+        if len(part.whole_W) > 1:  # a batch norm of one row has no spread
+            scores = which(encoded[part.whole_W])
+            seen = F.cross_entropy(scores, part.shown_W, reduction="sum", label_smoothing=smoothing)
+            named, right = len(part.shown_W), int((scores.argmax(-1) == part.shown_W).sum())
+    step = Step((0,) * len(part.counts), part.counts, part.tokens_BS.shape[1], part.tokens_BS.device)
+    with listening(model) as heard:
+        x_BSD = model.decoder(x_BSD, step, None)
+    next_BS = part.answer_BS[:, 1:]
+    logits_NV = model.decoder.logits(x_BSD[:, :-1][next_BS])
+    target_N = part.tokens_BS[:, 1:][next_BS]
+    answers = F.cross_entropy(logits_NV, target_N, reduction="sum")
+    balance, busiest = balance_of(heard, real_BS)
+    return Measured(
+        answers, len(target_N), int((logits_NV.argmax(-1) == target_N).sum()), seen, named, right, balance, busiest
+    )
+
+
+@contextmanager
+def listening(model: nn.Module) -> Iterator[list[Tensor]]:
+    """The router logits `[N, E]` of every MoE layer that runs meanwhile, in order."""
+    heard: list[Tensor] = []
+    routers = [module for module in model.modules() if isinstance(module, Router)]
+    hooks = [router.register_forward_hook(lambda _, __, logits_NE: heard.append(logits_NE)) for router in routers]
+    try:
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def balance_of(heard: list[Tensor], real_BS: Tensor) -> tuple[Tensor, list[float]]:
+    """The balance term, summed over the layers, and each layer's busiest expert; padding does not count."""
+    total, busiest = torch.zeros(()), []
+    for logits_NE in heard:
+        real_NE = logits_NE[real_BS.flatten()]
+        experts = real_NE.shape[1]
+        share_E = torch.bincount(real_NE.argmax(-1), minlength=experts) / len(real_NE)
+        total = total + experts * (share_E * real_NE.softmax(-1).mean(0)).sum()
+        busiest.append(float(share_E.max()) * experts)
+    return total, busiest

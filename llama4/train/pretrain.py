@@ -1,0 +1,100 @@
+"""Train the small model, from data to checkpoint:
+
+    python -m llama4.train.emoji                       data/emoji     (a minute, and a network)
+    python -m llama4.train.pretrain                    runs/tiny      (two hours on two CPU cores)
+
+    tokenizer      byte pairs of the names, keywords and questions            RUN/tokenizer.model
+    stage one      the vision encoder learns which emoji a tile shows         RUN/see.pt
+    stage two      everything learns everything                               RUN/speak.pt
+    export         Hugging Face's layout, bf16                                RUN/model
+
+Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later with
+the same weights, as long as torch is the same, on the same kind of processor, with as many threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from llama4.checkpoint import save_hf
+from llama4.errors import InputError
+from llama4.model import Llama4
+from llama4.tokenizer import Tokenizer
+from llama4.train import tokenizer as tokenizer_training
+from llama4.train.emoji.dataset import DEFAULT_FOLDER, TRAIN_ARTISTS, VALIDATION_ARTIST, open_dataset
+from llama4.train.loop import train
+from llama4.train.memory import keep_freed_memory
+from llama4.train.recipe import Recipe, small_config
+from llama4.train.render import Renderer, Studio
+from llama4.train.see import See, WhichEmoji
+from llama4.train.speak import Speak
+from llama4.train.weights import draw
+
+DEFAULT_RUN = Path("runs/tiny")
+
+
+def run(recipe: Recipe, data: Path, folder: Path) -> Path | None:
+    """Train as the recipe says; returns the folder of the finished checkpoint, None when stopped before its end."""
+    dataset = open_dataset(data, need=(*TRAIN_ARTISTS, VALIDATION_ARTIST))
+    tokenizer = make_tokenizer(data, folder / "tokenizer.model")
+    model = Llama4(small_config(tokenizer))
+    draw(model, recipe.seed)
+    model.to(torch.bfloat16)
+    torch.manual_seed(recipe.seed)
+    which = WhichEmoji(model.config.vision.adapter_width, len(dataset.emoji))
+    artists = (*TRAIN_ARTISTS, *([VALIDATION_ARTIST] if recipe.all_artists else []))
+    validation = () if recipe.all_artists else (VALIDATION_ARTIST,)
+    studio = Studio(dataset, artists, validation, model.config.vision, recipe.augmentation, recipe.many_tiles)
+    renderer = Renderer(studio)
+    if not train(See(model, which, dataset, renderer, recipe), folder):
+        return None
+    if not train(Speak(model, which, tokenizer, renderer, recipe), folder):
+        return None
+    return export(model, tokenizer, folder / "model")
+
+
+def make_tokenizer(data: Path, path: Path) -> Tokenizer:
+    """Train the tokenizer, or read the one that this run began with."""
+    if not path.exists():
+        tokenizer_training.make(data, path)
+    return Tokenizer.from_file(path)
+
+
+def export(model: Llama4, tokenizer: Tokenizer, folder: Path) -> Path:
+    """Write the model and its tokenizer in Hugging Face's layout."""
+    save_hf(model, folder)
+    tokenizer.save(folder / "tokenizer.model")
+    return folder
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. Exit code 2 for input that cannot be used, 130 when stopped before the end."""
+    parser = argparse.ArgumentParser(prog="python -m llama4.train.pretrain", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="what llama4.train.emoji built")
+    parser.add_argument("--into", type=Path, default=DEFAULT_RUN, help="the run's folder")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (as many as torch chooses)")
+    parser.add_argument("--all-artists", action="store_true", help="learn from the validation artist too: the last run")
+    chosen = parser.parse_args(arguments)
+    keep_freed_memory()
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    try:
+        recipe = replace(Recipe(), all_artists=chosen.all_artists)
+        finished = run(recipe, chosen.data, chosen.into)
+    except InputError as error:
+        print(f"pretrain: {error}", file=sys.stderr)
+        return 2
+    if finished is None:
+        print(f"Stopped; the state is in {chosen.into}. The same command goes on from there.", file=sys.stderr)
+        return 130
+    print(finished)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

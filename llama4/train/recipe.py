@@ -1,0 +1,93 @@
+"""Every number of the training run, in one place, and the configuration of the model that it makes.
+
+    8 layers of width 192: RoPE dense, RoPE MoE, RoPE dense, NoPE MoE, and once more     3 of 4 see a chunk, 1 of 4 everything
+    8 experts of 96 and a shared one in every second layer
+    64 px tiles, 8 px patches: 64 patches, shuffled to 16 tokens a tile
+    a chunk of 384 positions: a picture of 17 tiles takes 291, and a conversation about two crosses into the next chunk
+
+Two stages. In the first the vision encoder alone learns which emoji a tile shows (see.py): a view costs a sixth of what it costs
+with a conversation around it, and an encoder needs hundreds of thousands. In the second everything learns everything (speak.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llama4.config import Config, RopeScaling, Temperature, VisionConfig, irope_layers
+from llama4.tokenizer import Tokenizer
+from llama4.train.pictures import Augmentation
+from llama4.train.tasks import Mixture
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One stage: how many steps of how many rows, and its learning rates, which rise, stay, and fall in a line.
+
+    `decay` is the share of the steps over which they fall, `floor` the share of the peak that they fall to.
+    """
+
+    steps: int
+    rows: int
+    parts: int
+    muon_lr: float
+    adam_lr: float
+    warmup: int = 100
+    decay: float = 0.6
+    floor: float = 0.0
+    momentum: float = 0.95
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    evaluate_every: int = 500
+    save_every: int = 250
+
+    def rate(self, step: int) -> float:
+        """The share of the peak learning rate at `step`: 1/warmup at step 0, `floor` at the end."""
+        rising = min(1.0, (step + 1) / self.warmup)
+        falling = min(1.0, (self.steps - step) / (self.steps * self.decay))
+        return rising * (self.floor + (1 - self.floor) * falling)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole run."""
+
+    seed: int = 20250405  # the day Llama 4 was released
+    see: Plan = Plan(steps=6000, rows=64, parts=1, muon_lr=0.01, adam_lr=1.5e-3, floor=0.1)
+    speak: Plan = Plan(steps=3000, rows=64, parts=4, muon_lr=0.008, adam_lr=1.5e-3)
+    smoothing: float = 0.1
+    which_weight: float = 0.3
+    balance_weight: float = 0.01
+    many_tiles: float = 0.03
+    all_artists: bool = False  # learn from the artist to validate on as well
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    mixture: Mixture = field(default_factory=Mixture)
+
+
+def small_config(tokenizer: Tokenizer) -> Config:
+    """The model that ships in the package: 8 million parameters, 16 MB in bfloat16."""
+    special = tokenizer.special_id
+    return Config(
+        vocab_size=tokenizer.vocab_size,
+        width=192,
+        layers=irope_layers(8, moe_every=2),
+        heads=6,
+        kv_heads=2,
+        head_width=32,
+        experts=8,
+        expert_width=96,
+        dense_width=224,
+        chunk=384,
+        qk_norm=True,
+        rope_scaling=RopeScaling(),
+        temperature=Temperature(),
+        max_context=8192,
+        vision=VisionConfig(
+            tile_side=64, patch_side=8, width=192, layers=6, heads=3, mlp_width=576, shuffle=2, adapter_width=192
+        ),
+        patch_id=tokenizer.patch_id,
+        image_start_id=special("<|image_start|>"),
+        image_end_id=special("<|image_end|>"),
+        bos_id=tokenizer.bos_id,
+        stop_ids=tuple(tokenizer.stop_ids),
+        pad_id=tokenizer.pad_id,
+    )

@@ -1,0 +1,89 @@
+"""Stage one: the vision encoder learns which emoji a tile shows.
+
+    score = W · norm(mean of the tile's 16 encoded tokens)        1585 of them, cross entropy with smoothed labels
+
+It is the small cousin of the contrastive training that Llama 4's encoder had before it met the language model: the emoji's number
+stands for its caption. The head W goes on into stage two, as a second loss, and is thrown away after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llama4.model import Llama4
+from llama4.train.emoji.dataset import Dataset
+from llama4.train.pictures import plain
+from llama4.train.recipe import Recipe
+from llama4.train.render import Renderer, eight_bit
+from llama4.train.tasks import Picture
+from llama4.train.weights import Masters
+
+AT_ONCE = 128
+
+
+class WhichEmoji(nn.Module):
+    """Scores of every emoji from a tile's encoded tokens; used in training only.
+
+    GELU after the adapter's last layer makes its outputs one-sided: their mean over pictures is many times their spread. The batch
+    norm takes the mean away; without it the first ten thousand views taught nothing.
+    """
+
+    def __init__(self, width: int, emoji: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width)
+        self.head = nn.Linear(width, emoji)
+        nn.init.normal_(self.head.weight, 0.0, 0.02)
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """`[R, tokens, width]` -> float32 `[R, emoji]`."""
+        return self.head(self.norm(encoded.float().mean(dim=1)))
+
+
+class See:
+    """The stage, as `loop.train` runs it."""
+
+    name = "see"
+
+    def __init__(self, model: Llama4, which: WhichEmoji, dataset: Dataset, renderer: Renderer, recipe: Recipe) -> None:
+        self.model, self.extra, self.dataset, self.renderer, self.recipe = model, which, dataset, renderer, recipe
+        self.plan = recipe.see
+        self.masters = Masters(model.vision)
+
+    def gradients(self, step: int) -> Mapping[str, float]:
+        """One tile each of `rows` different emoji."""
+        rng = np.random.default_rng((self.recipe.seed, 1, step))
+        shown = rng.permutation(len(self.dataset.emoji))[: self.plan.rows]
+        pictures = [Picture((int(emoji),), "one", frame=True) for emoji in shown]
+        tiles = torch.cat([tile for tile, _ in self.renderer.tiles(pictures, rng)])
+        scores = self.extra(self.model.vision(tiles.to(torch.bfloat16)))
+        target = torch.from_numpy(shown)
+        loss = F.cross_entropy(scores, target, label_smoothing=self.recipe.smoothing)
+        loss.backward()
+        self.masters.collect()
+        return {"which": loss.item(), "right": float((scores.argmax(-1) == target).float().mean())}
+
+    def summary(self, sums: Mapping[str, float]) -> dict[str, float]:
+        return {name: sums[name] / sums["steps"] for name in ("which", "right", "norm")}
+
+    def validate(self) -> dict[str, float]:
+        """The share of tiles told apart, by every artist in the dataset that the run does not learn from."""
+        return {artist: self.told_apart(artist) for artist in self.renderer.studio.validation}
+
+    @torch.no_grad()
+    def told_apart(self, artist: str) -> float:
+        """The share of an artist's pictures, plain on white, that the head gives the right number."""
+        pixels, index = self.dataset.artists[artist].pixels, self.dataset.artists[artist].index
+        right = 0
+        self.extra.eval()
+        for first in range(0, len(index), AT_ONCE):
+            some = slice(first, first + AT_ONCE)
+            tiles = eight_bit(plain(np.array(pixels[some]), self.model.config.vision.tile_side))
+            scores = self.extra(self.model.vision(tiles.to(torch.bfloat16)))
+            right += int((scores.argmax(-1).numpy() == index[some]).sum())
+        self.extra.train()
+        return right / len(index)

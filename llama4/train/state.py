@@ -1,0 +1,63 @@
+"""A stage's state on disk, so that a stopped run goes on bit for bit: weights, momenta, and the number of the next step.
+
+    RUN/see.pt, RUN/speak.pt      fp32 weights, what is not shipped, the optimisers' state, the step, the plan it was run with
+
+There is no generator to save: everything drawn depends on the seed and the step. A state is written beside and renamed, so a run
+killed while it writes goes on from the state before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llama4.errors import InputError
+from llama4.files import replacing
+
+if TYPE_CHECKING:
+    from llama4.train.loop import Stage
+
+
+def save(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer], step: int) -> None:
+    """Write the state from which `step` is run next."""
+    saved = {
+        "step": step,
+        "plan": _as_text(stage),
+        "weights": {name: weight.detach() for name, weight in stage.masters.weights.items()},
+        "extra": stage.extra.state_dict(),
+        "optimisers": [optim.state_dict() for optim in optims],
+    }
+    with replacing(folder) as part:
+        torch.save(saved, part(f"{stage.name}.pt"))
+
+
+def load(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer]) -> int:
+    """Put a saved state back and return its step, 0 where none was saved. InputError when the plan was another."""
+    path = folder / f"{stage.name}.pt"
+    if not path.exists():
+        return 0
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged zip file can raise nearly anything
+        raise InputError(f"{path} cannot be read ({error}): delete it to begin this stage again.") from error
+    plan = _as_text(stage)
+    changed = [name for name in plan if saved["plan"].get(name) != plan[name]]
+    if changed:
+        raise InputError(
+            f"{path} belongs to a run with other numbers ({', '.join(changed)}): use those, or choose another folder."
+        )
+    with torch.no_grad():
+        for name, weight in stage.masters.weights.items():
+            weight.copy_(saved["weights"][name])
+    stage.masters.publish()
+    stage.extra.load_state_dict(saved["extra"])
+    for optim, held in zip(optims, saved["optimisers"], strict=True):
+        optim.load_state_dict(held)
+    return int(saved["step"])
+
+
+def _as_text(stage: Stage) -> dict[str, str]:
+    return {name: repr(value) for name, value in dataclasses.asdict(stage.plan).items()}
