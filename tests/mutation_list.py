@@ -36,7 +36,11 @@ MUTATIONS: tuple[Mutation, ...] = (
         "RoPE pairs (i, i + K/2) instead of neighbours",
         _golden("logits", "hf-guard"),
         (
-            Edit("rope.py", '"... (pair two) -> two ... pair"', '"... (two pair) -> two ... pair"'),
+            Edit(
+                "rope.py",
+                'rearrange(x.float(), "... (pair two) -> ... pair two", two=2)',
+                'rearrange(x.float(), "... (two pair) -> ... pair two", two=2).contiguous()',
+            ),
             Edit("rope.py", '"... pair two -> ... (pair two)"', '"... pair two -> ... (two pair)"'),
         ),
     ),
