@@ -23,19 +23,25 @@ from llama4.errors import InputError
 from llama4.tokenizer import Tokenizer
 from llama4.train.bpe import count_pieces, train
 from llama4.train.emoji.dataset import DEFAULT_FOLDER, LANGUAGES, Emoji, open_dataset
+from llama4.train.prompts import PROMPTS
 
 RANKS = 4096
-NAME, LISTED_NAME, KEYWORD = 100, 50, 10
+NAME, LISTED_NAME, KEYWORD, WORDING = 100, 50, 10, 400
 WEIGHTS = {
     **{"en": 0.75, "ar": 1.15, "zh": 0.8, "fil": 0.95, "fr": 0.9, "de": 1.35, "hi": 2.4, "id": 0.8},
     **{"it": 0.9, "ja": 0.9, "ko": 1.05, "pt": 0.85, "ru": 1.35, "es": 0.9, "th": 1.1, "vi": 1.2},
 }
+_NOTHING = {"name": "", "language": "", "ordinal": ""}
 
 
 def corpus(emoji: Sequence[Emoji]) -> Iterator[tuple[str, int]]:
     """Every text of the training data, and how often it counts."""
-    for language in LANGUAGES:
+    for language, words in PROMPTS.items():
         weight = WEIGHTS[language]
+        fixed = (words.left, words.right, words.same, words.different, words.no_picture, *words.positions)
+        asked = (text.format_map(_NOTHING) for texts in words.questions.values() for text in texts)
+        for text in (*asked, *fixed, *words.ordinals, *words.languages.values(), *words.categories.values()):
+            yield text, round(WORDING * weight)
         for one in emoji:
             yield one.names[language], round(NAME * weight)
             yield f" {one.names[language]}", round(LISTED_NAME * weight)
