@@ -64,7 +64,6 @@ class Batches:
         ]
 
 
-
 def pad(rows: list[Row], tiles: list[list[Tiles]], conversations: list[Conversation], pad_id: int) -> Part:
     """One part of rows and their pictures."""
     width = max(len(row.ids) for row in rows)

@@ -13,16 +13,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llama4.errors import InputError
 from llama4.files import replacing
 
 NAME = "log.jsonl"
 
 
 def write(folder: Path, line: Mapping[str, object]) -> None:
-    """Add a line."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / NAME).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line) + "\n")
+    """Add a line. InputError where the disk takes no more."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / NAME).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise InputError(f"{folder / NAME} cannot be written ({error.strerror}): make room, and run again.") from error
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -40,10 +44,11 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def forget_after(folder: Path, stage: str, step: int) -> float:
-    """Drop the stage's lines past `step`; returns the seconds that the stage had taken by then."""
-    lines = read(folder)
-    kept = [line for line in lines if line["stage"] != stage or line["step"] <= step]
-    if len(kept) != len(lines):
+    """Drop the stage's lines past `step`, and one that was cut short; returns the seconds that the stage had taken by then."""
+    kept = [line for line in read(folder) if line["stage"] != stage or line["step"] <= step]
+    text = "".join(json.dumps(line) + "\n" for line in kept)
+    path = folder / NAME
+    if path.exists() and path.read_text(encoding="utf-8") != text:  # the next line must not be glued to a cut one
         with replacing(folder) as part:
-            part(NAME).write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            part(NAME).write_text(text, encoding="utf-8")
     return max((float(line["seconds"]) for line in kept if line["stage"] == stage), default=0.0)

@@ -91,7 +91,7 @@ def recolour(premultiplied: Tensor, cover: Tensor, how: Augmentation, generator:
     matrix = (saturation * torch.eye(3) + (1 - saturation) * grey) @ matrix
     contrast = torch.exp(_spread(count, how.contrast, generator))[:, None, None]
     offset = 0.5 - 0.5 * contrast + _spread(count, how.brightness, generator)[:, None, None]
-    mixed = torch.einsum("nij,njyx->niyx", contrast * matrix, premultiplied)
+    mixed = torch.einsum("bcd,bdyx->bcyx", contrast * matrix, premultiplied)
     return torch.minimum((mixed + offset[..., None] * cover).clamp_min(0), cover)
 
 

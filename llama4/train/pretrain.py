@@ -8,8 +8,8 @@
     stage two      everything learns everything                               RUN/speak.pt
     export         Hugging Face's layout, bf16                                RUN/model
 
-Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later with
-the same weights, as long as torch is the same, on the same kind of processor, with as many threads.
+Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later
+with the same weights, as long as torch is the same, on the same kind of processor, with as many threads.
 """
 
 from __future__ import annotations
@@ -89,6 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"pretrain: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # outside the loop, or a second Ctrl-C: what was saved last stays
+        finished = None
     if finished is None:
         print(f"Stopped; the state is in {chosen.into}. The same command goes on from there.", file=sys.stderr)
         return 130

@@ -10,14 +10,14 @@ An emoji is drawn by any of the artists who drew it, each as likely as another. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
 
 from llama4.config import VisionConfig
 from llama4.image import tiles as cut
@@ -25,6 +25,7 @@ from llama4.train.emoji.dataset import Dataset
 from llama4.train.pictures import Augmentation, views
 from llama4.train.tasks import Picture
 
+KINDS = ("small", "large", "strip")  # one tile; many tiles of one emoji; several emoji
 Tiles = tuple[Tensor, tuple[int, int]]  # float32 [R, 3, side, side], and the rows and columns they came from
 
 
@@ -58,16 +59,17 @@ class Renderer:
 
     def tiles(self, pictures: Sequence[Picture], rng: np.random.Generator) -> list[Tiles]:
         """Tiles and grid of each picture."""
-        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        generator = Generator().manual_seed(int(rng.integers(1 << 62)))
         side = self.studio.vision.tile_side
         large = [p.layout == "one" and not p.frame and rng.random() < self.studio.many_tiles for p in pictures]
         kinds = [
             "large" if big else "small" if picture.layout == "one" else "strip"
             for picture, big in zip(pictures, large, strict=True)
         ]
-        small = self._views(pictures, kinds, "small", side, self.studio.how, rng, generator)
-        big = self._views(pictures, kinds, "large", 2 * side, self.studio.how, rng, generator)
-        cells = self._views(pictures, kinds, "strip", side, self.on_white, rng, generator)
+        of = {kind: [p for p, k in zip(pictures, kinds, strict=True) if k == kind] for kind in KINDS}
+        small = self._views(of["small"], side, self.studio.how, rng, generator)
+        big = self._views(of["large"], 2 * side, self.studio.how, rng, generator)
+        cells = self._views(of["strip"], side, self.on_white, rng, generator)
         tiles: list[Tiles] = []
         for picture, kind in zip(pictures, kinds, strict=True):
             if kind == "small":
@@ -79,8 +81,11 @@ class Renderer:
                 tiles.append(cut(_image(strip), self.studio.vision))
         return tiles
 
-    def _views(self, pictures, kinds, kind, side, how, rng, generator):
-        emoji = [e for picture, k in zip(pictures, kinds, strict=True) if k == kind for e in picture.emoji]
+    def _views(
+        self, pictures: Sequence[Picture], side: int, how: Augmentation, rng: np.random.Generator, generator: Generator
+    ) -> Iterator[Tensor]:
+        """One view of each emoji of the pictures, in order."""
+        emoji = [one for picture in pictures for one in picture.emoji]
         if not emoji:
             return iter(())
         return iter(views(np.stack([self._drawing(e, rng) for e in emoji]), side, how, generator))

@@ -29,8 +29,8 @@ AT_ONCE = 128
 class WhichEmoji(nn.Module):
     """Scores of every emoji from a tile's encoded tokens; used in training only.
 
-    GELU after the adapter's last layer makes its outputs one-sided: their mean over pictures is many times their spread. The batch
-    norm takes the mean away; without it the first ten thousand views taught nothing.
+    GELU after the adapter's last layer makes its outputs one-sided: their mean over pictures is many times their spread. The
+    batch norm takes the mean away; without it the first ten thousand views taught nothing.
     """
 
     def __init__(self, width: int, emoji: int) -> None:
@@ -68,6 +68,7 @@ class See:
         return {"which": loss.item(), "right": float((scores.argmax(-1) == target).float().mean())}
 
     def summary(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Means over the steps."""
         return {name: sums[name] / sums["steps"] for name in ("which", "right", "norm")}
 
     def validate(self) -> dict[str, float]:

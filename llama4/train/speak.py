@@ -63,6 +63,7 @@ class Speak:
         return measured.answers / tokens + which + self.recipe.balance_weight * balance
 
     def summary(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Means over answer tokens, over whole tiles, and over steps."""
         steps, tokens, tiles = sums["steps"], sums["answer_tokens"], max(1, sums["which_tiles"])
         return {
             "answers": sums["answers"] / tokens,

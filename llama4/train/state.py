@@ -31,7 +31,12 @@ def save(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer], step: 
         "optimisers": [optim.state_dict() for optim in optims],
     }
     with replacing(folder) as part:
-        torch.save(saved, part(f"{stage.name}.pt"))
+        try:
+            torch.save(saved, part(f"{stage.name}.pt"))
+        except RuntimeError as error:  # what torch's zip writer makes of a full disk
+            raise InputError(
+                f"The state cannot be written to {folder}: make room, and the run goes on from there."
+            ) from error
 
 
 def load(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer]) -> int:
@@ -49,14 +54,21 @@ def load(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer]) -> int
         raise InputError(
             f"{path} belongs to a run with other numbers ({', '.join(changed)}): use those, or choose another folder."
         )
-    with torch.no_grad():
-        for name, weight in stage.masters.weights.items():
-            weight.copy_(saved["weights"][name])
+    try:
+        _put_back(saved, stage, optims)
+    except (KeyError, RuntimeError, ValueError) as error:  # missing names, other shapes, other parameters
+        raise InputError(f"{path} belongs to another model or other data: choose another folder.") from error
+    return int(saved["step"])
+
+
+@torch.no_grad()
+def _put_back(saved: dict[str, Any], stage: Stage, optims: list[torch.optim.Optimizer]) -> None:
+    for name, weight in stage.masters.weights.items():
+        weight.copy_(saved["weights"][name])
     stage.masters.publish()
     stage.extra.load_state_dict(saved["extra"])
     for optim, held in zip(optims, saved["optimisers"], strict=True):
         optim.load_state_dict(held)
-    return int(saved["step"])
 
 
 def _as_text(stage: Stage) -> dict[str, str]:
