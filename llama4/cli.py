@@ -10,6 +10,7 @@ import argparse
 import io
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from llama4 import __version__, commands
@@ -25,6 +26,8 @@ EXAMPLES = """examples:
   llama4 convert Llama-4-Scout Llama-4-Scout-hf            Meta's layout to Hugging Face's, or back
   llama4 parity Llama-4-Scout --reference logits.safetensors
   llama4 bench --against transformers
+  llama4 eval --suite names,experts --table names.md       what the small model knows, measured
+  llama4 demo                                              what it does, in a minute
 """
 
 
@@ -64,6 +67,8 @@ def parser() -> argparse.ArgumentParser:
     _convert(sub)
     _parity(sub)
     _bench(sub)
+    _eval(sub)
+    _demo(sub)
     return top
 
 
@@ -199,6 +204,55 @@ def _bench(sub: argparse._SubParsersAction) -> None:
     from llama4 import bench
 
     bench.add_arguments(command)
+
+
+def _eval(sub: argparse._SubParsersAction) -> None:
+    command = _add(
+        sub,
+        "eval",
+        commands.evaluate,
+        "Measure how often the small model is right about pictures by an artist that it never saw.",
+        "  python -m llama4.train.emoji --into data/emoji           the pictures and names, once\n"
+        "  llama4 eval --json eval.json --table eval.md\n"
+        "  llama4 eval --suite experts --figure experts.png\n"
+        "  llama4 eval --render eval.json --table llama4/assets/tiny/README.md\n",
+    )
+    command.add_argument("--data", type=Path, default=Path("data/emoji"), metavar="DIR", help="(data/emoji)")
+    command.add_argument(
+        "--artist", default="twemoji", metavar="NAME", help="whose drawings (twemoji, the held-out one)"
+    )
+    command.add_argument(
+        "--suite",
+        default="all",
+        metavar="LIST",
+        help="all, or some with commas between: names, languages, trained, strip, pair, same, nth, frames, translate, absent, "
+        "swap, experts (all)",
+    )
+    command.add_argument("--limit", type=int, metavar="N", help="ask at most N questions a row (all)")
+    command.add_argument("--json", metavar="FILE", help="write the result there; - prints it instead of the table")
+    command.add_argument(
+        "--table",
+        type=Path,
+        metavar="FILE.md",
+        help="write the table there, or between the lines <!-- eval --> and <!-- end --> of a page that has them",
+    )
+    command.add_argument(
+        "--figure", type=Path, metavar="FILE.png", help="draw which expert takes what (needs matplotlib)"
+    )
+    command.add_argument("--render", type=Path, metavar="FILE", help="measure nothing: draw the table of this result")
+    _model(command)
+
+
+def _demo(sub: argparse._SubParsersAction) -> None:
+    command = _add(
+        sub,
+        "demo",
+        commands.demo,
+        "A tour of a minute: pictures named in several languages, a strip, left and right, tiles, experts, speed.",
+        "  llama4 demo --into /tmp\n",
+    )
+    command.add_argument("--into", type=Path, default=Path(), metavar="DIR", help="where llama4-demo.png goes (here)")
+    _model(command)
 
 
 def _sampling(command: argparse.ArgumentParser) -> None:

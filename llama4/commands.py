@@ -165,6 +165,22 @@ def bench(arguments: Namespace) -> int:
     return benchmarks.run_command(arguments)
 
 
+def evaluate(arguments: Namespace) -> int:
+    """`llama4 eval`: measure the model on pictures that it was not trained on."""
+    from llama4.evaluation import running  # here, since no other command should wait for it
+
+    return running.run_command(arguments)
+
+
+def demo(arguments: Namespace) -> int:
+    """`llama4 demo`: the tour."""
+    from llama4.demo import tour
+
+    into = arguments.into.expanduser()
+    tour.check_folder(into)
+    return tour.run_command(_load(arguments), into)
+
+
 def _load(arguments: Namespace) -> LLM:
     llm = load(arguments.model, device=arguments.device, dtype=arguments.dtype)
     weight = llm.model.decoder.embedding.weight
