@@ -52,7 +52,7 @@ class Recipe:
     """The whole run."""
 
     seed: int = 20250405  # the day Llama 4 was released
-    see: Plan = Plan(steps=6000, rows=64, parts=1, muon_lr=0.01, adam_lr=1.5e-3, floor=0.1)
+    see: Plan = Plan(steps=4800, rows=64, parts=1, muon_lr=0.01, adam_lr=1.5e-3, floor=0.1)
     speak: Plan = Plan(steps=3000, rows=64, parts=4, muon_lr=0.008, adam_lr=1.5e-3)
     smoothing: float = 0.1
     which_weight: float = 0.3
@@ -82,7 +82,7 @@ def small_config(tokenizer: Tokenizer) -> Config:
         temperature=Temperature(),
         max_context=8192,
         vision=VisionConfig(
-            tile_side=64, patch_side=8, width=192, layers=6, heads=3, mlp_width=576, shuffle=2, adapter_width=192
+            tile_side=64, patch_side=8, width=192, layers=5, heads=3, mlp_width=768, shuffle=2, adapter_width=192
         ),
         patch_id=tokenizer.patch_id,
         image_start_id=special("<|image_start|>"),

@@ -25,7 +25,7 @@ from llama4.train.bpe import count_pieces, train
 from llama4.train.emoji.dataset import DEFAULT_FOLDER, LANGUAGES, Emoji, open_dataset
 from llama4.train.prompts import PROMPTS
 
-RANKS = 4096
+RANKS = 3584
 NAME, LISTED_NAME, KEYWORD, WORDING = 100, 50, 10, 400
 WEIGHTS = {
     **{"en": 0.75, "ar": 1.15, "zh": 0.8, "fil": 0.95, "fr": 0.9, "de": 1.35, "hi": 2.4, "id": 0.8},
