@@ -10,8 +10,8 @@ every merge would take minutes; here a merge corrects only the counts of the pie
 they are), and a heap offers the largest count. A count that changes is pushed again; the old entry is passed over when it
 comes up, since it no longer agrees with the table. 3840 merges over 45000 distinct pieces visit each piece some ten times.
 
-One thing differs from the textbook: a union that has a rank already ("ab" + "c" after "a" + "bc") gets no second one. It is
-joined all the same, since tiktoken, which asks for the union's rank only, joins it too.
+A union never comes up twice, as "ab" + "c" and later as "a" + "bc": no merge has crossed the ends of either "abc", so both were
+spelled in bytes and joined alike, and are the same tokens. Every merge thus makes a new rank.
 
 Source: Sennrich et al., arXiv 1508.07909.
 """
@@ -56,7 +56,7 @@ def train(pieces: Mapping[bytes, int], ranks: int = 4096) -> Ranks:
         if pair is None:
             raise InputError(f"The corpus is too small for {ranks} ranks: ask for {len(table)} at most, or add text.")
         words.join(pair)
-        table.setdefault(pair[0] + pair[1], len(table))
+        table[pair[0] + pair[1]] = len(table)
     return table
 
 

@@ -17,8 +17,7 @@ def train(pieces: Mapping[bytes, int], ranks: int) -> dict[bytes, int]:
             for pair in pairwise(word):
                 pairs[pair] += count
         left, right = min(pairs, key=lambda pair: (-pairs[pair], pair))
-        if left + right not in table:
-            table[left + right] = len(table)
+        table[left + right] = len(table)
         words = {_join(word, left, right): count for word, count in words.items()}
     return table
 

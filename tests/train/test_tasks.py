@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from task_emoji import DATASET, EMOJI
-from task_reading import meanings, right_answers
+from task_reading import meaning, right_answers
 
 import llama4
 from llama4.config import Config
@@ -21,9 +21,10 @@ from llama4.errors import InputError
 from llama4.messages import fill_images
 from llama4.tokenizer import Tokenizer
 from llama4.train.emoji.dataset import LANGUAGES
-from llama4.train.prompts import PROMPTS
+from llama4.train.prompts import PLACEHOLDERS, PROMPTS
 from llama4.train.tasks import (
     TASKS,
+    TEXT_ONLY,
     Conversation,
     Mixture,
     Picture,
@@ -64,26 +65,30 @@ def test_answers_are_what_the_pictures_show(task: str) -> None:
 def test_every_language_has_every_task(task: str) -> None:
     kinds = {
         "name_one": ("name", "name_in", "and_in"),
+        "name_many": ("name_in",),
         "left_right": ("left", "right", "side"),
         "same_different": ("same",),
-        "nth": ("nth", "which"),
         "strip": ("row", "column"),
+        "nth": ("nth", "which"),
+        "no_picture": tuple(kind for kind in PLACEHOLDERS if kind not in (*TEXT_ONLY, "and_in")),
     }.get(task, (task,))
-    asked: dict[tuple[str, str], set[str]] = {}
+    texts: dict[tuple[str, str], set[str]] = {}
     for conversation in several(task, 3200):
         assert conversation.task == task
         for turn in conversation.turns:
-            language, kind, values = meanings()[turn.question]
-            plain = turn.question if not any(values[key] for key in ("name", "language")) else ""
-            asked.setdefault((language, kind), set()).add(plain)
-    if task == "no_picture":
-        kinds = tuple({kind for _, kind in asked})
-        assert len(kinds) == 11
-    assert all((language, kind) in asked for language in LANGUAGES for kind in kinds)
-    if task in ("strip", "frames", "same_different"):  # nothing to fill in: the texts themselves
-        assert all(
-            asked[language, kind] == set(PROMPTS[language].questions[kind]) for language, kind in asked if kind in kinds
-        )
+            asked = meaning(turn.question)
+            texts.setdefault((asked.language, asked.kind), set()).add(turn.question)
+    assert set(texts) >= {(language, kind) for language in LANGUAGES for kind in kinds}
+    for (language, kind), found in texts.items():
+        if kind in kinds and not PLACEHOLDERS[kind] and task in ("same_different", "strip", "frames"):
+            assert found == set(PROMPTS[language].questions[kind])
+
+
+@EVERY_TASK
+def test_nothing_is_asked_twice(task: str) -> None:
+    for conversation in several(task, 600):
+        asked = [(turn.question, turn.pictures) for turn in conversation.turns]
+        assert len(set(asked)) == len(asked)
 
 
 def test_two_way_answers_are_balanced() -> None:
@@ -91,7 +96,7 @@ def test_two_way_answers_are_balanced() -> None:
         turn.answer
         for conversation in several("left_right", 3000, "de")
         for turn in conversation.turns
-        if meanings()[turn.question][1] == "side"
+        if meaning(turn.question).kind == "side"
     ]
     assert set(sides) == {"links", "rechts"}
     assert_even(sides.count("links"), len(sides))
@@ -151,6 +156,26 @@ def test_one_picture_is_named_in_several_languages_each_once() -> None:
     assert {len(conversation.turns) for conversation in several("name_one", 100, mean_turns=1)} == {1}
 
 
+def test_one_answer_names_a_picture_in_the_languages_asked_for() -> None:
+    counts = Counter()
+    for conversation in several("name_many", 1000, most_languages=5):
+        (turn,) = conversation.turns
+        wanted = meaning(turn.question).wanted
+        assert len(set(wanted)) == len(wanted) and conversation.language == wanted[0]
+        counts[len(wanted)] += 1
+    assert set(counts) == {2, 3, 4, 5}
+
+
+def test_half_the_translations_are_into_one_language() -> None:
+    counts = []
+    for conversation in several("translate", 2000, most_languages=4):
+        asked = meaning(conversation.turns[0].question)
+        assert len(set(asked.wanted)) == len(asked.wanted) and conversation.language == asked.wanted[0]
+        counts.append(len(asked.wanted))
+    assert set(counts) == {1, 2, 3, 4}
+    assert_even(counts.count(1), len(counts))
+
+
 def test_questions_without_a_picture_are_told_so_and_answered_when_it_comes() -> None:
     for conversation in several("no_picture", 500):
         first, *later = conversation.turns
@@ -173,10 +198,10 @@ def test_keywords_that_are_nowhere_are_one_clear_sentence() -> None:
 
 def test_the_mixture_says_how_often() -> None:
     rng = Random(3)
-    mixture = Mixture(**dict.fromkeys(TASKS, 0) | {"strip": 3, "translate": 1}, english=0.4)
+    mixture = Mixture(**dict.fromkeys(TASKS, 0) | {"strip": 3, "category": 1}, english=0.4)
     drawn = [draw(rng, DATASET, mixture) for _ in range(4000)]
     tasks = [conversation.task for conversation in drawn]
-    assert set(tasks) == {"strip", "translate"}
+    assert set(tasks) == {"strip", "category"}
     assert_even(tasks.count("strip"), len(tasks), 0.75)
     languages = Counter(conversation.language for conversation in drawn)
     assert_even(languages["en"], len(drawn), 0.4)
@@ -196,6 +221,7 @@ def test_the_mixture_says_how_often() -> None:
         ({"english": 1.1}, "english=1.1"),
         ({"mean_turns": 0.5}, "mean_turns=0.5"),
         ({"longest": 1}, "longest=1"),
+        ({"most_languages": 17}, "most_languages=17"),
     ],
 )
 def test_a_mixture_that_cannot_be_drawn_from_is_refused(wrong: dict[str, float], message: str) -> None:
@@ -240,7 +266,6 @@ def test_messages_put_the_pictures_before_the_question() -> None:
 
 
 def test_the_naming_question_is_one_of_the_trained_wordings() -> None:
-    assert {meanings()[naming_question(language)][:2] for language in LANGUAGES} == {
-        (code, "name") for code in LANGUAGES
-    }
+    asked = [meaning(naming_question(language)) for language in LANGUAGES]
+    assert [(one.language, one.kind) for one in asked] == [(language, "name") for language in LANGUAGES]
     assert naming_question("en") == "What is this?"
