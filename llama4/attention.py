@@ -17,11 +17,10 @@ What is not obvious:
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from llama4 import masks, rope
+from llama4 import masks, ops, rope
 from llama4.cache import LayerCache, Step
 from llama4.config import Config, LayerSpec, Temperature
 from llama4.layers import Linear, rms_norm
@@ -164,10 +163,5 @@ def _causal(q_BSHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor) -> Tensor:
 
 
 def _attend(q_BSHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
-    """softmax(q k^T / sqrt(K)) v with fp32 softmax, by the kernel that torch picks for the device.
-
-    On a CPU it is a fused one, which shares key/value heads without copies.
-    """
     q, k, v = (x.transpose(1, 2) for x in (q_BSHK, k_BTGK, v_BTGK))
-    out_BHSK = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=True)
-    return out_BHSK.transpose(1, 2)
+    return ops.attention(q, k, v, mask, is_causal).transpose(1, 2)

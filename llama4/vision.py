@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from llama4 import rope
+from llama4 import ops, rope
 from llama4.config import VisionConfig
 
 
@@ -39,7 +39,7 @@ class VisionAttention(nn.Module):
             rearrange(linear(x_RPC), "r p (h k) -> r p h k", h=self.heads) for linear in (self.q, self.k, self.v)
         )
         q, k = (rope.rotate(x, turn).to(x_RPC.dtype) for x in (q, k))
-        out_RHPK = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
+        out_RHPK = ops.attention(*(x.transpose(1, 2) for x in (q, k, v)), mask=None, is_causal=False)
         return self.o(rearrange(out_RHPK, "r h p k -> r p (h k)"))
 
 

@@ -1,11 +1,11 @@
-"""Batches: conversations drawn, rendered, tokenised, sorted by length and padded.
+"""Batches: conversations drawn, rendered, tokenised, sorted by length and cut into parts.
 
 A batch depends on the seed and its number alone, so a run that was stopped goes on with the batch that it would have had:
 
-    rng = default_rng((seed, number))
+    rng = default_rng((seed, 2, number))
 
-Rows of like length go together into one part, which is padded to its longest row: a question with one small picture has
-about 45 tokens, one with a picture of 17 tiles 320, and padding the first to the second would be seven times the work.
+Rows of like length go together into one part, as many as fit `tokens` once they are padded to the longest: a question about one
+small picture has some 45 tokens, one about a picture of 17 tiles 320, and 64 rows padded to the longest are mostly padding.
 """
 
 from __future__ import annotations
@@ -25,16 +25,41 @@ from llama4.train.tasks import Conversation, Mixture, draw
 class Part:
     """Rows of like length, right-padded.
 
-    tokens_BS: int64. counts: each row's real tokens. answer_BS: bool, tokens that the model has to have said. tiles: float32
-    `[R, 3, side, side]`, of all rows in order. whole_W, shown_W: int64; the tiles that show one whole emoji, and which emoji.
+    tokens_BS: int64. counts: each row's real tokens. answer_BS: bool, tokens that the model has to have said. tiles: which of the
+    batch's tiles are this part's, in the order of its rows.
     """
 
     tokens_BS: Tensor
     counts: tuple[int, ...]
     answer_BS: Tensor
+    tiles: slice
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All parts, and their tiles in one: float32 `[R, 3, side, side]`.
+
+    whole_W, shown_W: int64; the tiles that show one whole emoji, and which emoji.
+    """
+
+    parts: list[Part]
     tiles: Tensor
     whole_W: Tensor
     shown_W: Tensor
+
+    @property
+    def answer_tokens(self) -> int:
+        """How many tokens have to be said, in all parts."""
+        return sum(int(part.answer_BS[:, 1:].sum()) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A conversation with its ids and the tiles of its pictures."""
+
+    conversation: Conversation
+    row: Row
+    tiles: list[Tiles]
 
 
 @dataclass(frozen=True)
@@ -45,47 +70,58 @@ class Batches:
     writer: Writer
     mixture: Mixture
     rows: int
-    parts: int
+    tokens: int
     pad_id: int
     seed: int
 
-    def batch(self, number: int) -> list[Part]:
-        """Batch `number`, in parts from the shortest rows to the longest."""
+    def batch(self, number: int) -> Batch:
+        """Batch `number`, its parts from the shortest rows to the longest."""
         rng = np.random.default_rng((self.seed, 2, number))
         conversations = [draw(rng, self.renderer.studio.dataset, self.mixture) for _ in range(self.rows)]
         shown = [[picture for turn in c.turns for picture in turn.pictures] for c in conversations]
-        drawn = iter(self.renderer.tiles([picture for pictures in shown for picture in pictures], rng))
-        tiles = [[next(drawn) for _ in pictures] for pictures in shown]
-        rows = [self.writer.row(c, [grid for _, grid in t]) for c, t in zip(conversations, tiles, strict=True)]
-        order = sorted(range(self.rows), key=lambda number: len(rows[number].ids))
-        return [
-            pad([rows[i] for i in some], [tiles[i] for i in some], [conversations[i] for i in some], self.pad_id)
-            for some in np.array_split(order, self.parts)
-        ]
+        tiles = iter(self.renderer.tiles([picture for pictures in shown for picture in pictures], rng))
+        drawn = []
+        for conversation, pictures in zip(conversations, shown, strict=True):
+            own = [next(tiles) for _ in pictures]
+            drawn.append(Drawn(conversation, self.writer.row(conversation, [grid for _, grid in own]), own))
+        return gather(drawn, self.tokens, self.pad_id)
 
 
-def pad(rows: list[Row], tiles: list[list[Tiles]], conversations: list[Conversation], pad_id: int) -> Part:
-    """One part of rows and their pictures."""
+def gather(drawn: list[Drawn], tokens: int, pad_id: int) -> Batch:
+    """Sort by length, cut into parts of at most `tokens` tokens with their padding, and put the tiles in the same order."""
+    parts, pieces, whole, shown, before = [], [], [], [], 0
+    for group in cut(sorted(drawn, key=lambda one: len(one.row.ids)), tokens):
+        first = before
+        for one in group:
+            pictures = [picture for turn in one.conversation.turns for picture in turn.pictures]
+            for picture, (tile, _) in zip(pictures, one.tiles, strict=True):
+                before += len(tile)
+                pieces.append(tile)
+                if picture.layout == "one":
+                    whole.append(before - 1)  # the only tile, or the last: the picture as a whole
+                    shown.append(picture.emoji[0])
+        parts.append(pad([one.row for one in group], slice(first, before), pad_id))
+    tiles = torch.cat(pieces) if pieces else torch.zeros(0, 3, 1, 1)
+    return Batch(parts, tiles, torch.tensor(whole, dtype=torch.int64), torch.tensor(shown, dtype=torch.int64))
+
+
+def cut(drawn: list[Drawn], tokens: int) -> list[list[Drawn]]:
+    """Consecutive groups of rows sorted by length; rows x longest is at most `tokens`, or the group is one row."""
+    groups: list[list[Drawn]] = []
+    for one in drawn:
+        if groups and (len(groups[-1]) + 1) * len(one.row.ids) <= tokens:
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
+
+
+def pad(rows: list[Row], tiles: slice, pad_id: int) -> Part:
+    """Rows as one rectangle."""
     width = max(len(row.ids) for row in rows)
     tokens_BS = torch.full((len(rows), width), pad_id)
     answer_BS = torch.zeros(len(rows), width, dtype=torch.bool)
-    whole, shown, pieces, total = [], [], [], 0
-    for number, (row, row_tiles, conversation) in enumerate(zip(rows, tiles, conversations, strict=True)):
+    for number, row in enumerate(rows):
         tokens_BS[number, : len(row.ids)] = torch.tensor(row.ids)
         answer_BS[number, : len(row.ids)] = torch.tensor(row.answer)
-        pictures = [picture for turn in conversation.turns for picture in turn.pictures]
-        for picture, (tile, _) in zip(pictures, row_tiles, strict=True):
-            total += len(tile)
-            pieces.append(tile)
-            if picture.layout == "one":
-                whole.append(total - 1)
-                shown.append(picture.emoji[0])
-    side = pieces[0].shape[-1] if pieces else 1
-    return Part(
-        tokens_BS,
-        tuple(len(row.ids) for row in rows),
-        answer_BS,
-        torch.cat(pieces) if pieces else torch.zeros(0, 3, side, side),
-        torch.tensor(whole, dtype=torch.int64),
-        torch.tensor(shown, dtype=torch.int64),
-    )
+    return Part(tokens_BS, tuple(len(row.ids) for row in rows), answer_BS, tiles)

@@ -26,36 +26,25 @@ from llama4.cache import Step
 from llama4.model import Llama4
 from llama4.moe import Router
 from llama4.train.data import Part
-from llama4.train.see import WhichEmoji
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Sums over one part; differentiable. `answers` is summed over tokens, `which` over tiles, `balance` over MoE layers."""
+    """Sums over one part. `answers` (cross entropy over tokens) and `balance` (over MoE layers) are differentiable."""
 
     answers: Tensor
     answer_tokens: int
     right_tokens: int
-    which: Tensor
-    which_tiles: int
-    which_right: int
     balance: Tensor
     busiest: list[float]  # of each MoE layer: the busiest expert's share of tokens, times E
 
 
-def measure(model: Llama4, which: WhichEmoji, part: Part, smoothing: float) -> Measured:
-    """Run a part forward. Logits are computed where an answer's token comes next, and nowhere else."""
-    dtype = model.decoder.embedding.weight.dtype
+def measure(model: Llama4, part: Part, encoded: Tensor) -> Measured:
+    """Run a part forward; `encoded` are its tiles as the vision encoder gives them. Logits only where an answer comes next."""
     real_BS = torch.arange(part.tokens_BS.shape[1]) < torch.tensor(part.counts)[:, None]
     x_BSD = model.decoder.embedding(part.tokens_BS)
-    seen, named, right = x_BSD.new_zeros((), dtype=torch.float32), 0, 0
-    if len(part.tiles):
-        encoded = model.vision(part.tiles.to(dtype))
+    if len(encoded):
         x_BSD = model.fusion(x_BSD, (part.tokens_BS == model.config.patch_id) & real_BS, encoded)
-        if len(part.whole_W) > 1:  # a batch norm of one row has no spread
-            scores = which(encoded[part.whole_W])
-            seen = F.cross_entropy(scores, part.shown_W, reduction="sum", label_smoothing=smoothing)
-            named, right = len(part.shown_W), int((scores.argmax(-1) == part.shown_W).sum())
     step = Step((0,) * len(part.counts), part.counts, part.tokens_BS.shape[1], part.tokens_BS.device)
     with listening(model) as heard:
         x_BSD = model.decoder(x_BSD, step, None)
@@ -64,9 +53,8 @@ def measure(model: Llama4, which: WhichEmoji, part: Part, smoothing: float) -> M
     target_N = part.tokens_BS[:, 1:][next_BS]
     answers = F.cross_entropy(logits_NV, target_N, reduction="sum")
     balance, busiest = balance_of(heard, real_BS)
-    return Measured(
-        answers, len(target_N), int((logits_NV.argmax(-1) == target_N).sum()), seen, named, right, balance, busiest
-    )
+    right = int((logits_NV.argmax(-1) == target_N).sum())
+    return Measured(answers, len(target_N), right, balance, busiest)
 
 
 @contextmanager

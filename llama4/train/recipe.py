@@ -23,14 +23,15 @@ from llama4.train.tasks import Mixture
 class Plan:
     """One stage: how many steps of how many rows, and its learning rates, which rise, stay, and fall in a line.
 
+    `tokens` is the most that stage two runs at once, padding included; a batch is cut into as many parts as that takes.
     `decay` is the share of the steps over which they fall, `floor` the share of the peak that they fall to.
     """
 
     steps: int
     rows: int
-    parts: int
     muon_lr: float
     adam_lr: float
+    tokens: int = 0
     warmup: int = 100
     decay: float = 0.6
     floor: float = 0.0
@@ -52,8 +53,8 @@ class Recipe:
     """The whole run."""
 
     seed: int = 20250405  # the day Llama 4 was released
-    see: Plan = Plan(steps=4800, rows=64, parts=1, muon_lr=0.01, adam_lr=1.5e-3, floor=0.1)
-    speak: Plan = Plan(steps=3000, rows=64, parts=4, muon_lr=0.008, adam_lr=1.5e-3)
+    see: Plan = Plan(steps=4800, rows=64, muon_lr=0.01, adam_lr=1.5e-3, floor=0.1)
+    speak: Plan = Plan(steps=1600, rows=96, tokens=3072, muon_lr=0.01, adam_lr=2e-3, decay=0.7, evaluate_every=200)
     smoothing: float = 0.1
     which_weight: float = 0.3
     balance_weight: float = 0.01

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
 from llama4.train import validate
-from llama4.train.data import Batches
+from llama4.train.data import Batch, Batches
 from llama4.train.objective import Measured, measure
 from llama4.train.recipe import Recipe
 from llama4.train.render import Renderer
@@ -39,28 +40,35 @@ class Speak:
         self.masters = Masters(model)
         self.writer = Writer(tokenizer, model.config.vision.tokens_per_tile)
         self.batches = Batches(
-            renderer, self.writer, recipe.mixture, self.plan.rows, self.plan.parts, tokenizer.pad_id, recipe.seed
+            renderer, self.writer, recipe.mixture, self.plan.rows, self.plan.tokens, tokenizer.pad_id, recipe.seed
         )
         self.moe_layers = max(1, sum(spec.ffn == "moe" for spec in model.config.layers))
 
     def gradients(self, step: int) -> Mapping[str, float]:
-        """Every part of the batch, one after the other; each answer token of the batch weighs the same."""
-        parts = self.batches.batch(step)
-        tokens = sum(int(part.answer_BS.sum()) for part in parts)
-        tiles = max(1, sum(len(part.whole_W) for part in parts))
-        sums: Counter[str] = Counter()
-        for part in parts:
-            measured = measure(self.model, self.extra, part, self.recipe.smoothing)
-            self.loss(measured, tokens, tiles, len(parts)).backward()
-            self.masters.collect()
-            sums.update(figures(measured, len(parts)))
+        """Encode the batch's tiles in one go, run the parts one after the other, and let what they ask of the tiles flow back."""
+        batch = self.batches.batch(step)
+        encoded = self.model.vision(batch.tiles.to(torch.bfloat16)) if len(batch.tiles) else torch.zeros(0, 1, 1)
+        held = encoded.detach().requires_grad_()
+        sums: Counter[str] = Counter(self.which(held, batch))
+        for part in batch.parts:
+            measured = measure(self.model, part, held[part.tiles])
+            balance = measured.balance / self.moe_layers / len(batch.parts)
+            (measured.answers / batch.answer_tokens + self.recipe.balance_weight * balance).backward()
+            sums.update(figures(measured, len(batch.parts)))
+        if held.grad is not None:
+            encoded.backward(held.grad)
+        self.masters.collect()
         return sums
 
-    def loss(self, measured: Measured, tokens: int, tiles: int, parts: int) -> torch.Tensor:
-        """One part's share in the loss of a batch with so many answer tokens, whole tiles and parts."""
-        balance = measured.balance / self.moe_layers / parts
-        which = self.recipe.which_weight * measured.which / tiles
-        return measured.answers / tokens + which + self.recipe.balance_weight * balance
+    def which(self, encoded: torch.Tensor, batch: Batch) -> dict[str, float]:
+        """Add the gradients of "which emoji is this tile?"; returns its sums for the log."""
+        if len(batch.whole_W) < 2:  # a batch norm of one row has no spread
+            return {"which": 0.0, "which_right": 0, "which_tiles": 0}
+        scores = self.extra(encoded[batch.whole_W])
+        loss = F.cross_entropy(scores, batch.shown_W, label_smoothing=self.recipe.smoothing)
+        (self.recipe.which_weight * loss).backward()
+        tiles, right = len(batch.shown_W), int((scores.argmax(-1) == batch.shown_W).sum())
+        return {"which": loss.item() * tiles, "which_right": right, "which_tiles": tiles}
 
     def summary(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Means over answer tokens, over whole tiles, and over steps."""
@@ -92,8 +100,5 @@ def figures(measured: Measured, parts: int) -> dict[str, float]:
         "answers": float(measured.answers.detach()),
         "answer_tokens": measured.answer_tokens,
         "right_tokens": measured.right_tokens,
-        "which": float(measured.which.detach()),
-        "which_tiles": measured.which_tiles,
-        "which_right": measured.which_right,
         **{f"busiest_{number}": share / parts for number, share in enumerate(measured.busiest)},
     }

@@ -67,31 +67,36 @@ class Mixture:
     """How often what is drawn: a weight for each task, of any sum, and what the tasks leave open.
 
     `english`: the share of English among the languages of questions; the other fifteen share the rest equally.
-    `mean_turns`: of `name_one`. `longest`: the most emoji of a strip and frames of a video (the least are 2).
+    `mean_turns`: of `name_one`. `most_languages`: in one question of `name_many` (the least are 2) and `translate` (the least
+    is 1). `longest`: the most emoji of a strip and frames of a video (the least are 2).
     """
 
-    name_one: float = 50
-    left_right: float = 10
-    same_different: float = 6
-    nth: float = 8
-    strip: float = 10
-    frames: float = 5
-    translate: float = 5
-    keywords: float = 2
-    category: float = 2
+    name_one: float = 22
+    name_many: float = 36
+    left_right: float = 8
+    same_different: float = 4
+    nth: float = 6
+    strip: float = 8
+    frames: float = 3
+    translate: float = 8
+    keywords: float = 1.5
+    category: float = 1.5
     no_picture: float = 2
     english: float = 0.25
-    mean_turns: float = 4
+    mean_turns: float = 2.5
+    most_languages: int = 12
     longest: int = 4
 
     def __post_init__(self) -> None:
         weights = self.weights()
         if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights):
             raise InputError(f"The task weights are {weights}: none may be negative and one must be above 0.")
-        if not (0 <= self.english <= 1 and 1 <= self.mean_turns <= len(LANGUAGES) / 2 and self.longest >= 2):
+        many = 2 <= self.most_languages <= len(LANGUAGES) and self.longest >= 2
+        if not (0 <= self.english <= 1 and 1 <= self.mean_turns <= len(LANGUAGES) / 2 and many):
             raise InputError(
-                f"The mixture has english={self.english}, mean_turns={self.mean_turns}, longest={self.longest}: choose "
-                f"within 0 to 1, 1 to {len(LANGUAGES) // 2}, and 2 or more."
+                f"The mixture has english={self.english}, mean_turns={self.mean_turns}, "
+                f"most_languages={self.most_languages}, longest={self.longest}: choose within 0 to 1, "
+                f"1 to {len(LANGUAGES) // 2}, 2 to {len(LANGUAGES)}, and 2 or more."
             )
 
     def weights(self) -> list[float]:
@@ -147,6 +152,16 @@ def name_one(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixtur
     for number, code in enumerate(wanted):
         turns.append(Turn(_ask_name(rng, code, later=number > 0), names[code], () if number else (picture,)))
     return Conversation("name_one", language, tuple(turns))
+
+
+def name_many(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
+    """One picture, named in several languages in one answer, in the order they are asked for: 10 tokens a name, not 25."""
+    picture, names = _one_picture(rng, emoji)
+    wanted = rng.sample(tuple(LANGUAGES), rng.randint(2, mixture.most_languages))
+    asking = draw_language(rng, 0.5)
+    question = ask(rng, asking, "name_in", language=_languages(asking, wanted))
+    answer = SEPARATOR.join(names[code] for code in wanted)
+    return Conversation("name_many", wanted[0], (Turn(question, answer, (picture,)),))
 
 
 def left_right(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
@@ -205,13 +220,19 @@ def frames(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture)
 
 
 def translate(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
-    """A name of the question's language wanted in another one, or, a third of the time, the other way round."""
+    """A name wanted in other languages. Two times in three it is given in the question's language, else wanted in it.
+
+    Half the time a single language is wanted, else up to `most_languages` in one answer.
+    """
     names = rng.choice(emoji).names
     other = rng.choice([code for code in LANGUAGES if code != language])
-    given, wanted = (language, other) if rng.random() < 2 / 3 else (other, language)
-    asked_for = PROMPTS[language].languages[wanted]
-    question = ask(rng, language, "translate", name=names[given], language=asked_for)
-    return Conversation("translate", language, (Turn(question, names[wanted]),))
+    given, first = (language, other) if rng.random() < 2 / 3 else (other, language)
+    rest = [code for code in LANGUAGES if code not in (given, first)]
+    count = 0 if rng.random() < 0.5 else rng.randint(1, mixture.most_languages - 1)
+    wanted = [first, *rng.sample(rest, min(count, len(rest)))]
+    question = ask(rng, language, "translate", name=names[given], language=_languages(language, wanted))
+    answer = SEPARATOR.join(names[code] for code in wanted)
+    return Conversation("translate", first, (Turn(question, answer),))
 
 
 def keywords(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
@@ -263,7 +284,10 @@ def first_keywords(one: Emoji, language: str) -> tuple[str, ...]:
 Task = Callable[[Random, Sequence[Emoji], str, Mixture], Conversation]
 TASKS: dict[str, Task] = {
     task.__name__: task
-    for task in (name_one, left_right, same_different, nth, strip, frames, translate, keywords, category, no_picture)
+    for task in (
+        *(name_one, name_many, left_right, same_different, nth, strip, frames),
+        *(translate, keywords, category, no_picture),
+    )
 }
 
 
@@ -279,6 +303,11 @@ def _ask_name(rng: Random, code: str, later: bool) -> str:
     asking = draw_language(rng, 0.5)
     kind = "and_in" if later and rng.random() < 0.5 else "name_in"
     return ask(rng, asking, kind, language=PROMPTS[asking].languages[code])
+
+
+def _languages(asking: str, wanted: Sequence[str]) -> str:
+    """The wanted languages as the asking one lists them: "German, Hindi"."""
+    return SEPARATOR.join(PROMPTS[asking].languages[code] for code in wanted)
 
 
 def _nth(rng: Random, emoji: Sequence[Emoji], language: str, shown: Sequence[int]) -> Turn:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llama4.cache import Step
 from llama4.model import Llama4
-from llama4.train.data import Part, pad
+from llama4.train.data import Batch, Drawn, Part, gather
 from llama4.train.emoji.dataset import LANGUAGES, Dataset
 from llama4.train.pictures import plain
 from llama4.train.render import eight_bit
@@ -22,13 +22,14 @@ from llama4.train.rows import Writer
 from llama4.train.tasks import Conversation, Picture, Turn, naming_question
 
 AT_ONCE = 64
+TOKENS = 4096
 
 
 @torch.no_grad()
-def right_names(model: Llama4, part: Part) -> Tensor:
+def right_names(model: Llama4, part: Part, tiles: Tensor) -> Tensor:
     """bool `[B]`: is every token of the row's answers the most likely one?"""
     patch_BS = part.tokens_BS == model.config.patch_id
-    encoded = model.vision(part.tiles.to(model.decoder.embedding.weight.dtype))
+    encoded = model.vision(tiles.to(model.decoder.embedding.weight.dtype))
     x_BSD = model.fusion(model.decoder.embedding(part.tokens_BS), patch_BS, encoded)
     step = Step((0,) * len(part.counts), part.counts, part.tokens_BS.shape[1], part.tokens_BS.device)
     x_BSD = model.decoder(x_BSD, step, None)
@@ -46,7 +47,8 @@ def names(
     right = 0
     for first in range(0, len(positions), AT_ONCE):
         some = positions[first : first + AT_ONCE]
-        right += int(right_names(model, _part(model, dataset, writer, artist, language, some, pad_id)).sum())
+        batch = _batch(model, dataset, writer, artist, language, some, pad_id)
+        right += sum(int(right_names(model, part, batch.tiles[part.tiles]).sum()) for part in batch.parts)
     return right / max(1, len(positions))
 
 
@@ -63,14 +65,14 @@ def table(model: Llama4, dataset: Dataset, writer: Writer, artist: str, each: in
     return found
 
 
-def _part(
+def _batch(
     model: Llama4, dataset: Dataset, writer: Writer, artist: str, language: str, positions: Sequence[int], pad_id: int
-) -> Part:
+) -> Batch:
     drawn = dataset.artists[artist]
     views = plain(np.stack([drawn.pixels[position] for position in positions]), model.config.vision.tile_side)
-    conversations = [
-        Conversation("name_one", language, (Turn(naming_question(language), name, (Picture((emoji,), "one", False),)),))
-        for emoji, name in ((e, dataset.emoji[e].names[language]) for e in drawn.index[list(positions)].tolist())
-    ]
-    rows = [writer.row(conversation, [(1, 1)]) for conversation in conversations]
-    return pad(rows, [[(tile[None], (1, 1))] for tile in eight_bit(views)], conversations, pad_id)
+    rows = []
+    for emoji, tile in zip(drawn.index[list(positions)].tolist(), eight_bit(views), strict=True):
+        turn = Turn(naming_question(language), dataset.emoji[emoji].names[language], (Picture((emoji,)),))
+        conversation = Conversation("name_one", language, (turn,))
+        rows.append(Drawn(conversation, writer.row(conversation, [(1, 1)]), [(tile[None], (1, 1))]))
+    return gather(rows, TOKENS, pad_id)

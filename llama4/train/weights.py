@@ -1,6 +1,6 @@
 """Two copies of the weights: bf16 to compute with, fp32 to learn in.
 
-    g ← Σ over parts of the bf16 gradients, in fp32        w32 ← optimiser(w32, g)        w16 ← round(w32)
+    g ← the bf16 gradient, in fp32        w32 ← optimiser(w32, g)        w16 ← round(w32)
 
 A step of a hundredth of bf16's spacing (2⁻⁸ of the weight's size) would be lost in a bf16 weight; in fp32 such steps add up. The
 forward pass runs on the very numbers that are shipped. Source: mixed-precision training, arXiv 1710.03740.
@@ -28,7 +28,7 @@ class Masters:
 
     @torch.no_grad()
     def collect(self) -> None:
-        """Add the bf16 gradients of one part to the fp32 ones, and drop them."""
+        """Move the bf16 gradients to the fp32 weights (adding to what is there)."""
         for name, parameter in self.working.items():
             if parameter.grad is None:
                 continue
