@@ -46,10 +46,11 @@ def load(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer]) -> int
         return 0
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged zip file can raise nearly anything
-        raise InputError(f"{path} cannot be read ({error}): delete it to begin this stage again.") from error
+        held = dict(saved["plan"])
+    except Exception as error:  # a damaged zip file can raise nearly anything, in several paragraphs
+        raise InputError(f"{path} is damaged: delete it to begin this stage again.") from error
     plan = _as_text(stage)
-    changed = [name for name in plan if saved["plan"].get(name) != plan[name]]
+    changed = [name for name in plan if held.get(name) != plan[name]]
     if changed:
         raise InputError(
             f"{path} belongs to a run with other numbers ({', '.join(changed)}): use those, or choose another folder."

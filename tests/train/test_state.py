@@ -1,0 +1,129 @@
+"""Pins the state on disk: it is refused, in one sentence, where it belongs to another run or is damaged, and a full disk leaves
+the state before as it was."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from toy_stage import PLAN, Toy
+
+from llama4.errors import InputError
+from llama4.train import log, state
+from llama4.train.loop import train, update
+from llama4.train.recipe import Plan
+from llama4.train.weights import optimisers
+
+
+def optims_of(stage: Toy) -> list[torch.optim.Optimizer]:
+    return optimisers(stage.masters, stage.extra.parameters(), stage.plan)
+
+
+def begun(folder: Path, steps: int = 2) -> Path:
+    """A run of a few steps; its state's file."""
+    train(Toy(), folder, until=steps)
+    return folder / "toy.pt"
+
+
+def one_sentence(message: str) -> bool:
+    return message.endswith(".") and "\n" not in message and message.count(". ") == 0
+
+
+def test_without_a_state_a_stage_begins(tmp_path: Path) -> None:
+    stage = Toy()
+    before = {name: weight.clone() for name, weight in stage.masters.weights.items()}
+    assert state.load(tmp_path, stage, optims_of(stage)) == 0
+    assert all(torch.equal(weight, stage.masters.weights[name]) for name, weight in before.items())
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
+    begun(tmp_path, 3)
+    stage, same = Toy(), Toy()
+    same_optims, optims = optims_of(same), optims_of(stage)
+    for step in range(3):
+        update(same, same_optims, step)
+    assert state.load(tmp_path, stage, optims) == 3
+    for name, weight in same.masters.weights.items():
+        assert torch.equal(stage.masters.weights[name], weight)
+        assert torch.equal(stage.masters.working[name], weight.bfloat16())
+        assert not torch.equal(weight, weight.bfloat16().float())  # the fp32 copy holds more than the model
+    update(same, same_optims, 3)
+    update(stage, optims, 3)
+    assert all(torch.equal(stage.masters.weights[name], weight) for name, weight in same.masters.weights.items())
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Plan)])
+def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
+    begun(tmp_path)
+    other = Toy(replace(PLAN, **{field: getattr(PLAN, field) + 1}))
+    with pytest.raises(InputError, match=rf"toy\.pt belongs to a run with other numbers \({field}\)") as caught:
+        train(other, tmp_path)
+    assert one_sentence(str(caught.value))
+
+
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    begun(tmp_path)
+    with pytest.raises(InputError, match="belongs to another model") as caught:
+        train(Toy(width=7), tmp_path)
+    assert one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "flipped", "other"])
+def test_a_damaged_state_is_told_and_kept(damage: str, tmp_path: Path) -> None:
+    path = begun(tmp_path)
+    whole = path.read_bytes()
+    middle = len(whole) // 3
+    flipped = whole[:middle] + bytes(byte ^ 255 for byte in whole[middle : middle + 900]) + whole[middle + 900 :]
+    spoilt = {"cut": whole[: len(whole) // 2], "empty": b"", "text": b"not a state", "flipped": flipped}.get(
+        damage, b""
+    )
+    path.write_bytes(spoilt) if damage != "other" else torch.save({"weights": {}}, path)
+    spoilt = path.read_bytes()
+    with pytest.raises(InputError, match=r"toy\.pt is damaged: delete it to begin this stage again") as caught:
+        train(Toy(), tmp_path)
+    assert one_sentence(str(caught.value))
+    assert path.read_bytes() == spoilt
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("unexpected pos 64")])
+def test_a_full_disk_leaves_the_state_before(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = begun(tmp_path)
+    before = path.read_bytes()
+
+    def full(saved: object, part: Path) -> None:
+        part.write_bytes(b"half of it")
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(InputError, match="make room") as caught:
+            train(Toy(), tmp_path)
+    assert one_sentence(str(caught.value))
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["toy.pt"]
+    assert train(Toy(), tmp_path)
+
+
+def test_a_disk_that_takes_no_more_bytes(tmp_path: Path) -> None:
+    """A real one: the system refuses to let a file of this process grow past a kilobyte."""
+    path = begun(tmp_path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    stage = Toy()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with pytest.raises(InputError, match="make room"):
+            state.save(tmp_path, stage, optims_of(stage), 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["toy.pt"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written") as caught:
+        train(Toy(), tmp_path / "file")
+    assert one_sentence(str(caught.value)) and not log.read(tmp_path / "none")
