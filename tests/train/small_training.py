@@ -1,0 +1,142 @@
+"""A training run that takes seconds: thirteen emoji with made-up drawings, a tokenizer of 600 ranks, a model of width 32.
+
+A drawing is a pattern of 4 x 4 coloured squares, another one for each emoji, opaque but for a rim and one half-transparent
+square; each artist changes the colours a little. Tiles are 16 px and become four tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from task_emoji import DATASET, EMOJI, ENTRIES
+
+from llama4.config import Config, RopeScaling, Temperature, VisionConfig, irope_layers
+from llama4.model import Llama4
+from llama4.tokenizer import Tokenizer
+from llama4.train.bpe import count_pieces, train
+from llama4.train.data import Batches
+from llama4.train.emoji.dataset import Artist, Dataset
+from llama4.train.pictures import Augmentation
+from llama4.train.recipe import Plan, Recipe
+from llama4.train.render import Renderer, Studio
+from llama4.train.rows import Writer
+from llama4.train.see import See, WhichEmoji
+from llama4.train.speak import Speak
+from llama4.train.tasks import Mixture
+from llama4.train.weights import draw
+
+TILE = 16
+VISION = VisionConfig(
+    tile_side=TILE, patch_side=4, width=32, layers=2, heads=2, mlp_width=48, shuffle=2, adapter_width=24
+)
+NONE = Augmentation(
+    **{"turn": 0, "smallest": 1, "largest": 1, "stretch": 0, "shear": 0, "shift": 0, "warp": 0, "hue": 0},
+    **{"saturation": 0, "contrast": 0, "brightness": 0, "grey": 0, "coloured_ground": 0, "soften": 0, "noise": 0},
+    rubbed_out=0,
+)
+SHORT = Plan(steps=6, rows=5, tokens=400, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=4, save_every=2)
+RECIPE = Recipe(seed=7, see=SHORT, speak=SHORT, many_tiles=0.2)
+
+
+@cache
+def small_tokenizer() -> Tokenizer:
+    """Trained on the names; 344 merges."""
+    return Tokenizer(train(count_pieces((name, 1) for one in EMOJI for name in one.names.values()), 600))
+
+
+def small_config(tokenizer: Tokenizer) -> Config:
+    """Four layers: RoPE dense, RoPE MoE, RoPE dense, NoPE MoE; a chunk that conversations cross."""
+    return Config(
+        vocab_size=tokenizer.vocab_size,
+        width=32,
+        layers=irope_layers(4, moe_every=2),
+        heads=4,
+        kv_heads=2,
+        head_width=8,
+        experts=4,
+        expert_width=24,
+        dense_width=40,
+        chunk=40,
+        qk_norm=True,
+        rope_scaling=RopeScaling(),
+        temperature=Temperature(),
+        max_context=2000,
+        vision=VISION,
+        patch_id=tokenizer.patch_id,
+        image_start_id=tokenizer.special_id("<|image_start|>"),
+        image_end_id=tokenizer.special_id("<|image_end|>"),
+        bos_id=tokenizer.bos_id,
+        stop_ids=tuple(tokenizer.stop_ids),
+        pad_id=tokenizer.pad_id,
+    )
+
+
+def small_model(seed: int = 3, dtype: torch.dtype = torch.float32) -> Llama4:
+    """Drawn as the training draws it."""
+    model = Llama4(small_config(small_tokenizer()))
+    draw(model, seed)
+    return model.to(dtype)
+
+
+def drawings(style: int, side: int = 2 * TILE) -> np.ndarray:
+    """uint8 `[13, side, side, 4]`: what the artist of a style draws."""
+    pattern = np.random.default_rng(5).integers(0, 256, (len(EMOJI), 4, 4, 4))
+    tint = np.random.default_rng((6, style)).integers(-25, 26, (len(EMOJI), 1, 1, 4))
+    squares = (pattern + tint).clip(0, 255).astype(np.uint8)
+    squares[..., 3] = 255
+    squares[:, 1, 2, 3] = 128
+    pictures = squares.repeat(side // 4, axis=1).repeat(side // 4, axis=2)
+    rim = side // 16
+    pictures[:, :rim], pictures[:, -rim:], pictures[:, :, :rim], pictures[:, :, -rim:] = 0, 0, 0, 0
+    return pictures
+
+
+def dataset(*artists: str) -> Dataset:
+    """All draw everything; the last one in reverse order."""
+    index = np.arange(len(EMOJI))
+    drawn = {name: Artist(name, drawings(style), index) for style, name in enumerate(artists)}
+    last = artists[-1]
+    drawn[last] = Artist(last, drawn[last].pixels[::-1].copy(), index[::-1].copy())
+    return Dataset(DATASET.emoji, drawn)
+
+
+def studio(how: Augmentation = NONE, many_tiles: float = 0.0, data: Dataset | None = None) -> Studio:
+    """Learns from noto and fluent, validates on blob."""
+    data = data or dataset("noto", "fluent", "blob")
+    return Studio(data, ("noto", "fluent"), ("blob",), VISION, how, many_tiles)
+
+
+def batches(renderer: Renderer, rows: int, tokens: int, seed: int = 7, mixture: Mixture | None = None) -> Batches:
+    """Batches of the small tokenizer."""
+    tokenizer = small_tokenizer()
+    writer = Writer(tokenizer, VISION.tokens_per_tile)
+    return Batches(renderer, writer, mixture or Mixture(), rows, tokens, tokenizer.pad_id, seed)
+
+
+def see_stage(recipe: Recipe = RECIPE, renderer: Renderer | None = None) -> See:
+    """Stage one from its first weights, as `pretrain.run` begins it."""
+    renderer = renderer or Renderer(studio(recipe.augmentation, recipe.many_tiles))
+    model = small_model(recipe.seed, torch.bfloat16)
+    torch.manual_seed(recipe.seed)
+    return See(model, WhichEmoji(VISION.adapter_width, len(EMOJI)), renderer.studio.dataset, renderer, recipe)
+
+
+def speak_stage(recipe: Recipe = RECIPE, after: See | None = None) -> Speak:
+    """Stage two, after the given stage one."""
+    after = after or see_stage(recipe)
+    return Speak(after.model, after.extra, small_tokenizer(), after.renderer, recipe)
+
+
+def write_folder(folder: Path, artists: tuple[str, ...]) -> Path:
+    """The made-up data as the build command leaves real data."""
+    folder.mkdir(parents=True)
+    (folder / "emoji.json").write_text(json.dumps(ENTRIES), encoding="utf-8")
+    for name, artist in dataset(*artists).artists.items():
+        (folder / name).mkdir()
+        np.save(folder / name / "pixels.npy", artist.pixels)
+        np.save(folder / name / "index.npy", artist.index.astype(np.int64))
+    return folder
