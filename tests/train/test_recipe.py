@@ -1,0 +1,59 @@
+"""Pins the schedule's numbers, and that the model which ships has the size and the shape that the recipe promises."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from llama4.config import LayerSpec
+from llama4.model import Llama4
+from llama4.tokenizer import Tokenizer
+from llama4.train.recipe import Plan, Recipe, small_config
+from llama4.train.tokenizer import RANKS
+
+
+def rates(**numbers: float) -> list[float]:
+    plan = Plan(steps=1000, rows=1, muon_lr=0.01, adam_lr=0.001, warmup=10, **numbers)
+    return [plan.rate(step) for step in range(1001)]
+
+
+def test_the_rate_rises_stays_and_falls_in_a_line() -> None:
+    """Ten steps up; down over the last 60 %: half way at step 700."""
+    rate = rates()
+    assert rate[0] == 0.1 and rate[4] == 0.5 and rate[9] == 1.0
+    assert set(rate[9:401]) == {1.0}
+    assert rate[700] == pytest.approx(0.5) and rate[999] == pytest.approx(1 / 600) and rate[1000] == 0
+    falls = [before - after for before, after in pairwise(rate[400:])]
+    assert all(fall == pytest.approx(1 / 600) for fall in falls)
+
+
+def test_the_floor_is_where_the_rate_ends() -> None:
+    rate = rates(floor=0.1)
+    assert rate[0] == 0.1 and rate[400] == 1.0 and rate[700] == pytest.approx(0.55) and rate[1000] == pytest.approx(0.1)
+
+
+def test_the_share_of_steps_over_which_it_falls() -> None:
+    rate = rates(decay=0.2)
+    assert set(rate[9:801]) == {1.0} and rate[900] == pytest.approx(0.5)
+
+
+def test_both_plans_warm_up_before_they_fall() -> None:
+    for plan in (Recipe().see, Recipe().speak):
+        assert plan.warmup < plan.steps * (1 - plan.decay) and max(map(plan.rate, range(plan.steps))) == 1.0
+
+
+def test_the_model_that_ships_fits_and_is_what_the_recipe_says() -> None:
+    """A tokenizer of the recipe's size; no merge matters to the shape."""
+    ranks = {bytes([number]): number for number in range(256)}
+    ranks |= {b"%06d" % number: number for number in range(256, RANKS)}
+    config = small_config(Tokenizer(ranks))
+    with torch.device("meta"):
+        model = Llama4(config)
+    assert 2 * sum(weight.numel() for weight in model.parameters()) <= 16 * 2**20
+    dense, moe = LayerSpec("rope", "chunk", "dense"), LayerSpec("rope", "chunk", "moe")
+    assert config.layers == (dense, moe, dense, LayerSpec("nope", "all", "moe")) * 2
+    assert config.vision.tile_side == 64 and config.vision.tokens_per_tile == 16
+    assert config.chunk > 17 * config.vision.tokens_per_tile + 19 + 50  # a picture of 17 tiles, and a question
+    assert config.vocab_size == RANKS + 2048 and config.pad_id not in (config.patch_id, *config.stop_ids)
