@@ -1,0 +1,55 @@
+"""One small run of both stages, on which the tests of what training teaches look: half a minute of a laptop would be too long."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from small_training import NONE, RECIPE, see_stage, speak_stage
+
+from llama4.model import Llama4
+from llama4.train import log, loop
+from llama4.train.recipe import Plan
+from llama4.train.see import See
+from llama4.train.speak import Speak
+from llama4.train.tasks import TASKS, Mixture
+
+ONLY_NAMES = Mixture(**{task: float(task == "name_one") for task in TASKS}, english=1.0, mean_turns=1)
+SEE = Plan(steps=40, rows=13, muon_lr=0.02, adam_lr=3e-3, warmup=5, evaluate_every=40, save_every=100)
+SPEAK = Plan(steps=100, rows=13, tokens=4000, muon_lr=0.03, adam_lr=1e-2, warmup=5, evaluate_every=100, save_every=200)
+LEARN_BY_HEART = replace(
+    RECIPE, mixture=ONLY_NAMES, augmentation=NONE, many_tiles=0.0, smoothing=0.0, see=SEE, speak=SPEAK
+)
+HALF = 55
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Both stages after their last step, the model half-way through the second, and the log."""
+
+    see: See
+    speak: Speak
+    half: Llama4
+    lines: list[dict[str, Any]]
+
+    def of(self, stage: str, name: str) -> list[Any]:
+        """The log's values of one name, in order."""
+        return [line[name] for line in self.lines if line["stage"] == stage and name in line]
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Taught:
+    """Thirteen emoji by two artists, their English names, learnt by heart in 140 steps."""
+    folder = tmp_path_factory.mktemp("taught")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "LOG_EVERY", 5)
+        see = see_stage(LEARN_BY_HEART)
+        assert loop.train(see, folder)
+        speak = speak_stage(LEARN_BY_HEART, see)
+        assert not loop.train(speak, folder, until=HALF)
+        half = copy.deepcopy(speak.model).eval()
+        assert loop.train(speak, folder)
+    speak.model.eval()
+    return Taught(see, speak, half, log.read(folder))

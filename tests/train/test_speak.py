@@ -1,0 +1,160 @@
+"""Pins stage two: the loss falls until the small model names its pictures, what it learnt is what the package's own generation
+says, and the log's means are over what they are said to be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import Taught
+from PIL import Image
+from small_training import RECIPE, VISION, small_model, small_tokenizer, speak_stage, studio
+from task_emoji import EMOJI
+
+from llama4.generate import LLM
+from llama4.train.emoji.dataset import LANGUAGES
+from llama4.train.loop import update
+from llama4.train.objective import measure
+from llama4.train.pictures import plain
+from llama4.train.recipe import Recipe
+from llama4.train.render import Renderer
+from llama4.train.see import WhichEmoji
+from llama4.train.speak import Speak
+from llama4.train.tasks import TASKS, Mixture, naming_question
+from llama4.train.weights import optimisers
+
+
+def picture(taught: Taught, artist: str, position: int) -> Image.Image:
+    """The artist's drawing on white, one tile large, as a file would hold it."""
+    pixels = taught.speak.renderer.studio.dataset.artists[artist].pixels[position][None]
+    tile = (plain(pixels, VISION.tile_side)[0] * 255).round().to(torch.uint8)
+    return Image.fromarray(tile.permute(1, 2, 0).numpy())
+
+
+def test_the_model_names_the_pictures_it_was_trained_on(taught: Taught) -> None:
+    """Asked as a user asks, from files, without the trainer."""
+    llm = LLM(taught.speak.model, small_tokenizer())
+    for artist in ("noto", "fluent"):
+        index = taught.speak.renderer.studio.dataset.artists[artist].index
+        for position in (0, 3, 7, 12):
+            said = llm.generate(naming_question("en"), images=[picture(taught, artist, position)], max_new_tokens=24)
+            assert said == EMOJI[index[position]].names["en"]
+
+
+def test_the_loss_falls_and_the_log_says_so(taught: Taught) -> None:
+    losses, right = taught.of("speak", "answers"), taught.of("speak", "right_tokens")
+    assert losses[0] > 5 and losses[-1] < losses[0] / 4
+    assert right[0] < 0.3 and right[-1] > 0.95
+    for layer in range(2):
+        busiest = taught.of("speak", f"busiest_{layer}")
+        assert all(1 <= share <= 4 for share in busiest)
+    (validation,) = taught.of("speak", "validation")
+    assert set(validation) == {f"blob {code}" for code in LANGUAGES}
+    assert validation["blob en"] > 0.5 and validation["blob ja"] < 0.3  # it was taught English alone
+
+
+def test_the_log_has_the_means_of_all_parts_and_steps() -> None:
+    stage = speak_stage()
+    optims = optimisers(stage.masters, stage.extra.parameters(), stage.plan)
+    batches = [stage.batches.batch(step) for step in range(2)]
+    assert max(len(batch.parts) for batch in batches) > 1
+    sums: Counter[str] = Counter()
+    for step in range(2):
+        sums.update(update(stage, optims, step))
+    assert sums["steps"] == 2
+    assert sums["answer_tokens"] == sum(int(part.answer_BS.sum()) for batch in batches for part in batch.parts)
+    assert sums["which_tiles"] == sum(len(batch.whole_W) for batch in batches if len(batch.whole_W) > 1)
+    line = stage.summary(sums)
+    assert line["answers"] == sums["answers"] / sums["answer_tokens"]
+    assert line["right_tokens"] == sums["right_tokens"] / sums["answer_tokens"]
+    assert line["which"] == sums["which"] / sums["which_tiles"]
+    assert line["norm"] == sums["norm"] / 2
+    assert set(line) == {"answers", "right_tokens", "which", "right", "norm", "busiest_0", "busiest_1"}
+    assert all(1 <= line[f"busiest_{layer}"] <= 4 for layer in range(2))
+    assert 6 < line["answers"] < 9  # ln 2648 = 7.9: nothing is learnt yet
+    assert 2 < line["which"] < 3.5  # ln 13 = 2.6
+
+
+def fp32_stage(recipe: Recipe) -> Speak:
+    """Weights, sums and gradients in float32; `gradients` rounds the tiles to bf16, and nothing else."""
+    torch.manual_seed(4)
+    which = WhichEmoji(VISION.adapter_width, len(EMOJI))
+    return Speak(small_model(), which, small_tokenizer(), Renderer(studio(many_tiles=0.2)), recipe)
+
+
+def recipe_of(tokens: int = 400, **weights: float) -> Recipe:
+    return replace(RECIPE, speak=replace(RECIPE.speak, rows=8, tokens=tokens), **weights)
+
+
+def gradients_of(stage: Speak) -> dict[str, torch.Tensor]:
+    found = {name: weight.grad for name, weight in stage.masters.weights.items() if weight.grad is not None}
+    return found | {name: weight.grad for name, weight in stage.extra.named_parameters() if weight.grad is not None}
+
+
+def assert_near(ours: dict[str, torch.Tensor], plain: dict[str, torch.Tensor]) -> None:
+    """float32 sums in another order, through six layers."""
+    assert set(ours) == set(plain)
+    for name, expected in plain.items():
+        assert (ours[name] - expected).abs().max() <= 5e-5 * max(1e-3, float(expected.abs().max())), name
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (0.7, 0.0), (0.7, 0.3)])
+def test_the_gradient_is_that_of_the_whole_loss_in_one_go(weights: tuple[float, float]) -> None:
+    """Tiles are encoded once for all parts, and the parts' wishes flow back together: the same as one plain backward call.
+
+    answers / tokens + a · mean cross entropy of the whole tiles + b · balance, mean over layers and parts.
+    """
+    a, b = weights
+    recipe = recipe_of(which_weight=a, balance_weight=b)
+    stage, plain = fp32_stage(recipe), fp32_stage(recipe)
+    sums = stage.gradients(1)
+    batch = plain.batches.batch(1)
+    assert len(batch.parts) > 1 and len(batch.whole_W) > 1
+    encoded = plain.model.vision(batch.tiles.bfloat16())
+    measured = [measure(plain.model, part, encoded[part.tiles]) for part in batch.parts]
+    answers = sum(one.answers for one in measured) / batch.answer_tokens
+    scores = plain.extra(encoded[batch.whole_W]).log_softmax(-1)
+    right = scores[torch.arange(len(scores)), batch.shown_W]
+    which = -(0.9 * right + 0.1 * scores.mean(-1)).mean()
+    balance = sum(one.balance for one in measured) / 2 / len(measured)
+    (answers + a * which + b * balance).backward()
+    plain.masters.collect()
+    if a == 0:  # a gradient of zero, and none at all
+        plain.extra.zero_grad(set_to_none=False)
+    assert_near(gradients_of(stage), gradients_of(plain))
+    assert sums["answers"] / sums["answer_tokens"] == pytest.approx(answers.item(), rel=1e-5)
+    assert sums["which"] / sums["which_tiles"] == pytest.approx(which.item(), rel=1e-5)
+
+
+def test_parts_add_up_to_the_batch() -> None:
+    """Cut into many parts or none, an answer token of the batch weighs the same."""
+    stages = [fp32_stage(recipe_of(tokens, balance_weight=0.0)) for tokens in (100, 100_000)]
+    many, one = (stage.gradients(1) for stage in stages)
+    assert len(stages[0].batches.batch(1).parts) > len(stages[1].batches.batch(1).parts) == 1
+    assert_near(gradients_of(stages[0]), gradients_of(stages[1]))
+    assert many["answer_tokens"] == one["answer_tokens"] and many["which"] == pytest.approx(one["which"])
+
+
+def test_each_term_reaches_what_it_is_there_for() -> None:
+    """The head of "which" learns from it alone; the balance moves a router beyond what the answers do."""
+    alone, with_which, with_balance = (
+        fp32_stage(recipe_of(which_weight=a, balance_weight=b)) for a, b in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))
+    )
+    for stage in (alone, with_which, with_balance):
+        stage.gradients(1)
+    router, encoder = "decoder.layers.1.ffn.router.weight", "vision.layers.0.attention.q.weight"
+    first, second, third = (gradients_of(stage) for stage in (alone, with_which, with_balance))
+    assert not first["head.weight"].any() and second["head.weight"].any() and not third["head.weight"].any()
+    assert not torch.allclose(first[encoder], second[encoder], rtol=0.01)
+    assert torch.equal(first[router], second[router]) and not torch.allclose(first[router], third[router], rtol=0.01)
+
+
+@pytest.mark.parametrize("task", ["translate", "name_one"])
+def test_batches_of_text_and_of_a_single_picture_run(task: str) -> None:
+    """No tile to encode; one tile, whose batch norm would have no spread."""
+    mixture = Mixture(**{name: float(name == task) for name in TASKS})
+    recipe = replace(RECIPE, mixture=mixture, many_tiles=0.0, speak=replace(RECIPE.speak, rows=1))
+    sums = speak_stage(recipe).gradients(0)
+    assert sums["which_tiles"] == 0 and sums["answer_tokens"] > 0
