@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 
@@ -87,7 +88,8 @@ def test_every_language_has_every_task(task: str) -> None:
 @EVERY_TASK
 def test_nothing_is_asked_twice(task: str) -> None:
     for conversation in several(task, 600):
-        asked = [(turn.question, turn.pictures) for turn in conversation.turns]
+        shown = accumulate(turn.pictures for turn in conversation.turns)
+        asked = [(turn.question, pictures) for turn, pictures in zip(conversation.turns, shown, strict=True)]
         assert len(set(asked)) == len(asked)
 
 
