@@ -1,0 +1,152 @@
+"""Draw a run's log:
+
+    python -m llama4.train.plot runs/tiny --into docs/training.png
+
+Four panels over the steps of both stages, one after the other: losses, right answers in training, right answers on the artist
+to validate on, and the busiest expert of each MoE layer, whose 1 is perfect balance. The colours are Okabe and Ito's, which
+colour-blind people tell apart; lines differ in their dashes as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama4.errors import InputError
+from llama4.evaluation.figure import require, save
+from llama4.evaluation.report import BUSIEST
+from llama4.train import log
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito
+DASHES = ("-", "--", "-.", ":")
+SIZE, DPI = (10.0, 6.8), 150  # inches; 1500 px wide, and still read at the 830 px of a GitHub page
+
+Line = Mapping[str, Any]
+Curve = tuple[list[int], list[float]]  # steps and values
+
+
+def curves(lines: Iterable[Line]) -> dict[tuple[str, str], Curve]:
+    """(stage, name) → steps and values. Stage two's steps go on from stage one's last; validation is split by `shares`."""
+    lines = list(lines)
+    before = {"see": 0, "speak": max((line["step"] for line in lines if line["stage"] == "see"), default=0)}
+    found: dict[tuple[str, str], Curve] = {}
+    for line in lines:
+        stage = line["stage"]
+        values = shares(line["validation"]) if "validation" in line else line
+        for name, value in values.items():
+            if name not in ("stage", "step", "seconds"):
+                steps, points = found.setdefault((stage, name), ([], []))
+                steps.append(line["step"] + before.get(stage, 0))
+                points.append(value)
+    return found
+
+
+def shares(validation: Mapping[str, float]) -> dict[str, float]:
+    """One line's validation: "blob en" is English, "blob …" of all other languages their mean, "blob" alone tiles told apart."""
+    found: dict[str, float] = {}
+    others: dict[str, list[float]] = {}
+    for name, share in validation.items():
+        artist, _, code = name.partition(" ")
+        if code in ("", "en"):
+            found[f"{artist}: English names" if code else f"{artist}: tiles told apart"] = share
+        else:
+            others.setdefault(artist, []).append(share)
+    for artist, each in others.items():
+        found[f"{artist}: names, mean of {len(each)} other languages"] = sum(each) / len(each)
+    return found
+
+
+def draw(lines: Sequence[Line]) -> Figure:
+    """The figure."""
+    from matplotlib.figure import Figure
+
+    found = curves(lines)
+    figure = Figure(figsize=SIZE, layout="constrained")
+    (losses, right), (validation, experts) = figure.subplots(2, 2, sharex=True)
+    named = {
+        "stage one: which emoji is this tile?": ("see", "which"),
+        "stage two: the same, beside the answers": ("speak", "which"),
+        "stage two: a token of an answer": ("speak", "answers"),
+    }
+    _panel(losses, "Loss (cross entropy, nats)", {label: found[key] for label, key in named.items() if key in found})
+    named = {
+        "stage one: tiles": ("see", "right"),
+        "stage two: tiles": ("speak", "right"),
+        "stage two: tokens of answers": ("speak", "right_tokens"),
+    }
+    _panel(right, "Right in training", {label: found[key] for label, key in named.items() if key in found})
+    validated = {name: curve for (_, name), curve in found.items() if ": " in name}
+    _panel(validation, "Right on an artist not learnt from", validated, marker="o")
+    layers = sorted(name for _, name in found if name.startswith("busiest_"))
+    routed = {f"MoE layer {int(name.split('_')[1]) + 1}": found["speak", name] for name in layers}
+    _panel(experts, "Busiest expert, times the mean", routed)
+    for axes in (right, validation):
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    for height, text in ((1.0, "balance"), (BUSIEST, "most allowed")):
+        experts.axhline(height, color="0.5", linewidth=0.8)
+        experts.annotate(text, (0, height), xycoords=("axes fraction", "data"), xytext=(3, 2), fontsize=9,
+                         color="0.35", textcoords="offset points")  # fmt: skip
+    experts.set_ylim(bottom=0.8)
+    _mark_stages((losses, right, validation, experts), lines)
+    return figure
+
+
+def _panel(axes: Axes, title: str, drawn: Mapping[str, Curve], marker: str = "") -> None:
+    """One panel: a line for each curve, named in a legend, which is left out where there is nothing to name."""
+    axes.set_title(title, fontsize=12, loc="left")
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    for number, (label, (steps, values)) in enumerate(drawn.items()):
+        style, colour = DASHES[number % len(DASHES)], COLOURS[number % len(COLOURS)]
+        axes.plot(steps, values, style, color=colour, label=label, linewidth=1.6, marker=marker, markersize=4)
+    if drawn:
+        axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=10)
+
+
+def _mark_stages(panels: Sequence[Axes], lines: Sequence[Line]) -> None:
+    """A vertical line where stage two begins, and the steps' name under the lower panels."""
+    first = max((line["step"] for line in lines if line["stage"] == "see"), default=0)
+    for axes in panels:
+        axes.set_xlim(left=0)
+        if first and any(line["stage"] == "speak" for line in lines):
+            axes.axvline(first, color="0.6", linewidth=0.8, linestyle=":")
+    for axes in panels[2:]:
+        axes.set_xlabel("steps, stage two after stage one", fontsize=11)
+
+
+def plot(run: Path, into: Path) -> Path:
+    """Draw the log of the folder `run` into a picture file. Raises InputError where that cannot be done."""
+    require(into)
+    lines = log.read(run)
+    if not lines:
+        raise InputError(
+            f"{run} has no {log.NAME} with lines in it: name the folder of a run that has taken some steps."
+        )
+    save(draw(lines), into, DPI)
+    return into
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command. Exit code 2 for what cannot be drawn."""
+    parser = argparse.ArgumentParser(prog="python -m llama4.train.plot", description="Draw a training run's log.")
+    parser.add_argument("run", type=Path, help="the run's folder, with log.jsonl")
+    parser.add_argument("--into", type=Path, required=True, help="the picture to write, such as training.png")
+    chosen = parser.parse_args(arguments)
+    try:
+        print(plot(chosen.run, chosen.into))
+    except InputError as error:
+        print(f"plot: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
