@@ -31,7 +31,7 @@ from llama4.train.weights import draw
 
 TILE = 16
 VISION = VisionConfig(
-    tile_side=TILE, patch_side=4, width=32, layers=2, heads=2, mlp_width=48, shuffle=2, adapter_width=24
+    tile_side=TILE, patch_side=4, width=32, layers=2, heads=2, mlp_width=128, shuffle=2, adapter_width=24
 )
 NONE = Augmentation(
     **{"turn": 0, "smallest": 1, "largest": 1, "stretch": 0, "shear": 0, "shift": 0, "warp": 0, "hue": 0},

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llama4.config import LayerSpec
+from llama4.config_io import to_hf
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
 from llama4.train.recipe import Plan, Recipe, small_config
@@ -54,6 +55,9 @@ def test_the_model_that_ships_fits_and_is_what_the_recipe_says() -> None:
     assert 2 * sum(weight.numel() for weight in model.parameters()) <= 16 * 2**20
     dense, moe = LayerSpec("rope", "chunk", "dense"), LayerSpec("rope", "chunk", "moe")
     assert config.layers == (dense, moe, dense, LayerSpec("nope", "all", "moe")) * 2
+    assert (
+        to_hf(config)["vision_config"]["intermediate_size"] == 768
+    )  # or two hours end in a model that cannot be exported
     assert config.vision.tile_side == 64 and config.vision.tokens_per_tile == 16
     assert config.chunk > 17 * config.vision.tokens_per_tile + 19 + 50  # a picture of 17 tiles, and a question
     assert config.vocab_size == RANKS + 2048 and config.pad_id not in (config.patch_id, *config.stop_ids)

@@ -1,0 +1,172 @@
+"""Pins the command: from data to a checkpoint that the package opens; stopped by Ctrl-C, it goes on to the very same files; and
+one sentence for what it cannot use."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import small_run
+import small_training
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import llama4
+from llama4.errors import InputError
+from llama4.train import log, pretrain
+from llama4.train.emoji.dataset import HELD_OUT_ARTIST, TRAIN_ARTISTS, VALIDATION_ARTIST
+from llama4.train.tokenizer import RANKS
+
+BUILT = (*TRAIN_ARTISTS, HELD_OUT_ARTIST, VALIDATION_ARTIST)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_training.write_folder(tmp_path_factory.mktemp("built") / "data", BUILT)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_run.shrink(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        small_run.shrink(patch)
+        assert pretrain.main(["--data", str(data), "--into", str(folder)]) == 0
+    return folder
+
+
+def command(data: Path, folder: Path) -> list[str]:
+    return ["--data", str(data), "--into", str(folder)]
+
+
+def test_the_checkpoint_opens_and_answers(finished: Path) -> None:
+    llm = llama4.load(finished / "model", device="cpu")
+    assert llm.model.config.width == 32 and llm.tokenizer.vocab_size == RANKS + 2048
+    assert {p.dtype for p in llm.model.parameters()} == {torch.bfloat16}
+    assert not [name for name, p in llm.model.named_parameters() if not torch.isfinite(p).all()]
+    answer = llm.run("What is this?", images=[Image.new("RGB", (40, 90), "red")], max_new_tokens=3)
+    assert len(answer.ids) <= 3
+
+
+def test_the_checkpoint_is_what_the_last_step_left(finished: Path) -> None:
+    """The weights of the state on disk, rounded; nothing of what is thrown away."""
+    held = torch.load(finished / "speak.pt", weights_only=True)
+    shipped = dict(llama4.load_model(finished / "model", device="cpu").named_parameters())
+    assert held["step"] == 4 and set(held["weights"]) == set(shipped)
+    assert all(torch.equal(weight.bfloat16(), shipped[name]) for name, weight in held["weights"].items())
+    numbers = sum(tensor.numel() for tensor in load_file(finished / "model" / "model.safetensors").values())
+    assert numbers == sum(weight.numel() for weight in shipped.values())
+
+
+def test_both_stages_are_logged_and_validated_on_the_right_artist(finished: Path) -> None:
+    lines = log.read(finished)
+    steps = {stage: [line["step"] for line in lines if line["stage"] == stage] for stage in ("see", "speak")}
+    assert set(steps["see"]) == set(range(1, 31)) and set(steps["speak"]) == {1, 2, 3, 4}
+    validated = [line["validation"] for line in lines if "validation" in line]
+    assert [set(shares) for shares in validated[:2]] == [{"blob"}, {"blob"}]
+    assert {name.split()[0] for name in validated[-1]} == {"blob"} and len(validated[-1]) == 16
+
+
+def test_ctrl_c_saves_and_the_same_command_ends_with_the_same_files(data: Path, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    path = os.pathsep.join([str(Path(small_run.__file__).parent), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, small_run.__file__, *command(data, folder)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not log.read(folder):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert f"Stopped; the state is in {folder}. The same command goes on from there." in said
+    assert "Traceback" not in said
+    step = torch.load(folder / "see.pt", weights_only=True)["step"]
+    assert 1 <= step < 30 and not (folder / "model").exists()
+    assert pretrain.main(command(data, folder)) == 0
+    for name in ("config.json", "model.safetensors", "tokenizer.model"):
+        assert (folder / "model" / name).read_bytes() == (finished / "model" / name).read_bytes(), name
+
+
+def test_a_finished_run_is_exported_again_without_a_step(data: Path, finished: Path) -> None:
+    before = (finished / "model" / "model.safetensors").read_bytes()
+    lines = (finished / "log.jsonl").read_bytes()
+    (finished / "model" / "model.safetensors").unlink()
+    assert pretrain.main(command(data, finished)) == 0
+    assert (finished / "model" / "model.safetensors").read_bytes() == before
+    assert (finished / "log.jsonl").read_bytes() == lines
+
+
+def test_missing_data_end_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pretrain.main(command(tmp_path / "none", tmp_path / "run")) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("pretrain: ") and said.count("\n") == 1
+    assert "holds no emoji data" in said and "python -m llama4.train.emoji" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_artist_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = small_training.write_folder(tmp_path / "data", (*TRAIN_ARTISTS[1:], VALIDATION_ARTIST))
+    assert pretrain.main(command(folder, tmp_path / "run")) == 2
+    assert f"lacks the pictures of {TRAIN_ARTISTS[0]}" in capsys.readouterr().err
+
+
+def test_a_run_with_other_numbers_is_refused(
+    data: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = replace(small_run.RECIPE, see=replace(small_run.RECIPE.see, rows=6))
+    small_run.shrink(monkeypatch, other)
+    assert pretrain.main(command(data, finished)) == 2
+    assert "see.pt belongs to a run with other numbers (rows)" in capsys.readouterr().err
+
+
+def test_ctrl_c_before_the_first_step_is_no_traceback(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain, "make_tokenizer", interrupted)
+    assert pretrain.main(command(data, tmp_path)) == 130
+    assert "The same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("all_artists", [False, True])
+def test_who_is_learnt_from_and_who_is_not(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_artists: bool
+) -> None:
+    """The held-out artist never is, though its pictures lie in the folder; the artist to validate on in the last run only."""
+    stages: list[object] = []
+    monkeypatch.setattr(pretrain, "train", lambda stage, folder: stages.append(stage) or len(stages) == 1)
+    assert pretrain.main([*command(data, tmp_path), *(["--all-artists"] if all_artists else [])]) == 130
+    assert [stage.name for stage in stages] == ["see", "speak"]
+    for stage in stages:
+        learnt, validated = stage.renderer.studio.artists, stage.renderer.studio.validation
+        assert set(learnt) == {*TRAIN_ARTISTS, *([VALIDATION_ARTIST] if all_artists else [])}
+        assert set(validated) == (set() if all_artists else {VALIDATION_ARTIST})
+        assert HELD_OUT_ARTIST not in {name for drawn in stage.renderer.drawn_by.values() for name, _ in drawn}
+    assert stages[0].model is stages[1].model and stages[0].extra is stages[1].extra
+
+
+def test_a_tokenizer_is_trained_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tokenizer.model"
+    small_training.small_tokenizer().save(path)
+    monkeypatch.setattr(pretrain.tokenizer_training, "make", lambda *_: pytest.fail("it was trained again"))
+    assert pretrain.make_tokenizer(data, path).vocab_size == 2648
+    path.write_bytes(b"cut")
+    with pytest.raises(InputError):
+        pretrain.make_tokenizer(data, path)
