@@ -18,7 +18,7 @@ from torch import Tensor
 
 from llama4.train.render import Renderer, Tiles
 from llama4.train.rows import Row, Writer
-from llama4.train.tasks import Conversation, Mixture, draw
+from llama4.train.tasks import Mixture, draw
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Batch:
-    """All parts, and their tiles in one: float32 `[R, 3, side, side]`.
-
-    whole_W, shown_W: int64; the tiles that show one whole emoji, and which emoji.
-    """
+    """All parts, and their tiles in one: float32 `[R, 3, side, side]`."""
 
     parts: list[Part]
     tiles: Tensor
-    whole_W: Tensor
-    shown_W: Tensor
 
     @property
     def answer_tokens(self) -> int:
@@ -55,9 +50,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A conversation with its ids and the tiles of its pictures."""
+    """A conversation's ids and the tiles of its pictures."""
 
-    conversation: Conversation
     row: Row
     tiles: list[Tiles]
 
@@ -83,26 +77,22 @@ class Batches:
         drawn = []
         for conversation, pictures in zip(conversations, shown, strict=True):
             own = [next(tiles) for _ in pictures]
-            drawn.append(Drawn(conversation, self.writer.row(conversation, [grid for _, grid in own]), own))
+            drawn.append(Drawn(self.writer.row(conversation, [grid for _, grid in own]), own))
         return gather(drawn, self.tokens, self.pad_id)
 
 
 def gather(drawn: list[Drawn], tokens: int, pad_id: int) -> Batch:
     """Sort by length, cut into parts of at most `tokens` tokens with their padding, and put the tiles in the same order."""
-    parts, pieces, whole, shown, before = [], [], [], [], 0
+    parts, pieces, before = [], [], 0
     for group in cut(sorted(drawn, key=lambda one: len(one.row.ids)), tokens):
         first = before
         for one in group:
-            pictures = [picture for turn in one.conversation.turns for picture in turn.pictures]
-            for picture, (tile, _) in zip(pictures, one.tiles, strict=True):
+            for tile, _ in one.tiles:
                 before += len(tile)
                 pieces.append(tile)
-                if picture.layout == "one":
-                    whole.append(before - 1)  # the only tile, or the last: the picture as a whole
-                    shown.append(picture.emoji[0])
         parts.append(pad([one.row for one in group], slice(first, before), pad_id))
     tiles = torch.cat(pieces) if pieces else torch.zeros(0, 3, 1, 1)
-    return Batch(parts, tiles, torch.tensor(whole, dtype=torch.int64), torch.tensor(shown, dtype=torch.int64))
+    return Batch(parts, tiles)
 
 
 def cut(drawn: list[Drawn], tokens: int) -> list[list[Drawn]]:

@@ -1,13 +1,9 @@
-"""What is minimised, and how it is summed over the parts of a batch.
+"""What stage two minimises, and how it is summed over the parts of a batch.
 
     loss = cross entropy of the answers' tokens
-         + a · cross entropy of "which emoji is this tile?"         from the mean of its patch tokens, by a head of its own
          + b · E · Σ_e f_e p_e, mean over the MoE layers            f: share of tokens that expert e got, p: its mean softmax
 
-The second term teaches the vision encoder directly: through the answers alone it would have to wait until the decoder can spell.
-Its head is thrown away after the training; it is the small cousin of the contrastive training that Llama 4's encoder had.
-
-The third keeps the experts busy (Fedus et al., arXiv 2101.03961): at balance it is 1, and with everything at one expert E. The
+The second term keeps the experts busy (Fedus et al., arXiv 2101.03961): 1 at balance, and E with everything at one expert. The
 loss-free way (a bias added to the logits for the choice alone, arXiv 2408.15664) would need that bias at inference too, and
 Llama 4's router has none in either format.
 """
@@ -39,11 +35,12 @@ class Measured:
     busiest: list[float]  # of each MoE layer: the busiest expert's share of tokens, times E
 
 
-def measure(model: Llama4, part: Part, encoded: Tensor) -> Measured:
-    """Run a part forward; `encoded` are its tiles as the vision encoder gives them. Logits only where an answer comes next."""
+def measure(model: Llama4, part: Part, tiles: Tensor) -> Measured:
+    """Run a part and its tiles forward. Logits are computed where a token of an answer comes next, and nowhere else."""
     real_BS = torch.arange(part.tokens_BS.shape[1]) < torch.tensor(part.counts)[:, None]
     x_BSD = model.decoder.embedding(part.tokens_BS)
-    if len(encoded):
+    if len(tiles):
+        encoded = model.vision(tiles.to(x_BSD.dtype))
         x_BSD = model.fusion(x_BSD, (part.tokens_BS == model.config.patch_id) & real_BS, encoded)
     step = Step((0,) * len(part.counts), part.counts, part.tokens_BS.shape[1], part.tokens_BS.device)
     with listening(model) as heard:

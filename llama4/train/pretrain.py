@@ -5,7 +5,7 @@
 
     tokenizer      byte pairs of the names, keywords and questions            RUN/tokenizer.model
     stage one      the vision encoder learns which emoji a tile shows         RUN/see.pt
-    stage two      everything learns everything                               RUN/speak.pt
+    stage two      the decoder learns to speak about what it sees             RUN/speak.pt
     export         Hugging Face's layout, bf16                                RUN/model
 
 Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later
@@ -53,7 +53,7 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Path | None:
     renderer = Renderer(studio)
     if not train(See(model, which, dataset, renderer, recipe), folder):
         return None
-    if not train(Speak(model, which, tokenizer, renderer, recipe), folder):
+    if not train(Speak(model, tokenizer, renderer, recipe), folder):
         return None
     return export(model, tokenizer, folder / "model")
 

@@ -54,9 +54,8 @@ class Recipe:
 
     seed: int = 20250405  # the day Llama 4 was released
     see: Plan = Plan(steps=4800, rows=64, muon_lr=0.01, adam_lr=1.5e-3, floor=0.1)
-    speak: Plan = Plan(steps=1600, rows=96, tokens=3072, muon_lr=0.01, adam_lr=2e-3, decay=0.7, evaluate_every=200)
+    speak: Plan = Plan(steps=1000, rows=96, tokens=3072, muon_lr=0.01, adam_lr=2e-3, decay=0.7, evaluate_every=200)
     smoothing: float = 0.1
-    which_weight: float = 0.3
     balance_weight: float = 0.01
     many_tiles: float = 0.03
     all_artists: bool = False  # learn from the artist to validate on as well

@@ -3,7 +3,7 @@
     score = W · norm(mean of the tile's 16 encoded tokens)        1585 of them, cross entropy with smoothed labels
 
 It is the small cousin of the contrastive training that Llama 4's encoder had before it met the language model: the emoji's number
-stands for its caption. The head W goes on into stage two, as a second loss, and is thrown away after it.
+stands for its caption. The head W is thrown away afterwards.
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ class Mixture:
     is 1). `longest`: the most emoji of a strip and frames of a video (the least are 2).
     """
 
-    name_one: float = 22
-    name_many: float = 36
+    name_one: float = 20
+    name_many: float = 40
     left_right: float = 8
     same_different: float = 4
     nth: float = 6
@@ -84,7 +84,7 @@ class Mixture:
     no_picture: float = 2
     english: float = 0.25
     mean_turns: float = 2.5
-    most_languages: int = 12
+    most_languages: int = 16
     longest: int = 4
 
     def __post_init__(self) -> None:

@@ -74,5 +74,5 @@ def _batch(
     for emoji, tile in zip(drawn.index[list(positions)].tolist(), eight_bit(views), strict=True):
         turn = Turn(naming_question(language), dataset.emoji[emoji].names[language], (Picture((emoji,)),))
         conversation = Conversation("name_one", language, (turn,))
-        rows.append(Drawn(conversation, writer.row(conversation, [(1, 1)]), [(tile[None], (1, 1))]))
+        rows.append(Drawn(writer.row(conversation, [(1, 1)]), [(tile[None], (1, 1))]))
     return gather(rows, TOKENS, pad_id)

@@ -20,10 +20,10 @@ from llama4.train.recipe import Plan
 
 
 class Masters:
-    """The fp32 copies of a bf16 model's parameters, by name."""
+    """The fp32 copies of a bf16 model's parameters, by name: of those that learn."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.working = dict(model.named_parameters())
+        self.working = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.weights = {name: nn.Parameter(p.detach().float().clone()) for name, p in self.working.items()}
 
     @torch.no_grad()
