@@ -20,7 +20,7 @@ from llama4.errors import InputError
 from llama4.image import tiles as image_tiles
 from llama4.tokenizer import Tokenizer
 
-TOKENIZER = Tokenizer.from_file(Path(__file__).parents[1] / "llama4" / "assets" / "tiny")
+TOKENIZER = Tokenizer.from_file(Path(__file__).parent / "tokenizer512")
 VISION = VisionConfig(tile_side=28, patch_side=7)  # 4 x 4 patches a tile, so 4 tokens after the pixel shuffle
 BOS, EOT, EOM = "<|begin_of_text|>", "<|eot|>", "<|eom|>"
 ASK = "<|header_start|>assistant<|header_end|>\n\n"

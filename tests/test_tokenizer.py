@@ -1,6 +1,6 @@
 """Pins the tokenizer without any reference: official numbering, special tokens in text, long texts, streaming, bad files.
 
-The tiny tokenizer of the package serves as the example: 512 base ranks, of which 0 … 255 are the bytes themselves, so ids
+The tokenizer in tests/tokenizer512 serves as the example: 512 base ranks, of which 0 … 255 are the bytes themselves, so ids
 can spell any byte sequence, valid UTF-8 or not. Ids against Meta's tokenizer are in tests/parity.
 """
 
@@ -21,7 +21,7 @@ from llama4.special_tokens import OFFICIAL_NAMES
 from llama4.tokenizer import MAX_CHARACTERS, MAX_RUN, StreamDecoder, Tokenizer, _cut
 from llama4.tokenizer_files import SPLIT_PATTERN, Ranks, byte_alphabet, read_tokenizer
 
-TINY = Path(__file__).parents[1] / "llama4" / "assets" / "tiny" / "tokenizer.model"
+TINY = Path(__file__).parent / "tokenizer512" / "tokenizer.model"
 TOKENIZER = Tokenizer.from_file(TINY)
 RANKS, _ = read_tokenizer(TINY)
 BASE = 512

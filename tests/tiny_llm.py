@@ -1,4 +1,4 @@
-"""A small language model in memory, with the package's tiny vocabulary and drawn weights: what the generation tests ask.
+"""A small language model in memory, with a vocabulary of 512 byte pairs and drawn weights: what the generation tests ask.
 
 Four layers (two chunked with RoPE, two global without positions), experts in all, chunks of 13 that divide no prompt here, and a
 vision encoder whose tile of 28 px becomes four tokens. `speak_only` and `script` put words into its mouth where a test must know
@@ -18,7 +18,6 @@ from PIL import Image
 from random_weights import draw_weights
 from torch import Tensor
 
-import llama4
 from llama4.config import Config, Temperature, VisionConfig, irope_layers
 from llama4.generate import LLM
 from llama4.model import Llama4
@@ -32,8 +31,8 @@ VISION = VisionConfig(
 
 @cache
 def tiny_tokenizer() -> Tokenizer:
-    """The tokenizer that ships inside the package: 512 base tokens."""
-    return Tokenizer.from_file(Path(llama4.__file__).parent / "assets" / "tiny" / "tokenizer.model")
+    """The tests' own tokenizer: 512 base tokens."""
+    return Tokenizer.from_file(Path(__file__).parent / "tokenizer512" / "tokenizer.model")
 
 
 def tiny_config(vision: bool = True, max_context: int = 600) -> Config:

@@ -22,7 +22,7 @@ from torch import Tensor
 import llama4
 from tests.torchvision_stand_in import install
 
-TOKENIZER = Path(llama4.__file__).parent / "assets" / "tiny" / "tokenizer.model"
+TOKENIZER = Path(__file__).parents[1] / "tokenizer512" / "tokenizer.model"
 VOCAB, PATCH = 2560, 604
 SIZES = (
     (90, 30),
