@@ -54,7 +54,7 @@ class Recipe:
 
     seed: int = 20250405  # the day Llama 4 was released
     see: Plan = Plan(steps=4800, rows=64, muon_lr=0.01, adam_lr=1.5e-3, floor=0.1)
-    speak: Plan = Plan(steps=1000, rows=96, tokens=3072, muon_lr=0.01, adam_lr=2e-3, decay=0.7, evaluate_every=200)
+    speak: Plan = Plan(steps=900, rows=64, tokens=3072, muon_lr=0.02, adam_lr=0.01, decay=0.7, evaluate_every=150)
     smoothing: float = 0.1
     balance_weight: float = 0.01
     many_tiles: float = 0.03
