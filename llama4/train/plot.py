@@ -72,13 +72,11 @@ def draw(lines: Sequence[Line]) -> Figure:
     (losses, right), (validation, experts) = figure.subplots(2, 2, sharex=True)
     named = {
         "stage one: which emoji is this tile?": ("see", "which"),
-        "stage two: the same, beside the answers": ("speak", "which"),
         "stage two: a token of an answer": ("speak", "answers"),
     }
     _panel(losses, "Loss (cross entropy, nats)", {label: found[key] for label, key in named.items() if key in found})
     named = {
         "stage one: tiles": ("see", "right"),
-        "stage two: tiles": ("speak", "right"),
         "stage two: tokens of answers": ("speak", "right_tokens"),
     }
     _panel(right, "Right in training", {label: found[key] for label, key in named.items() if key in found})

@@ -128,7 +128,7 @@ def see_stage(recipe: Recipe = RECIPE, renderer: Renderer | None = None) -> See:
 def speak_stage(recipe: Recipe = RECIPE, after: See | None = None) -> Speak:
     """Stage two, after the given stage one."""
     after = after or see_stage(recipe)
-    return Speak(after.model, after.extra, small_tokenizer(), after.renderer, recipe)
+    return Speak(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def write_folder(folder: Path, artists: tuple[str, ...]) -> Path:

@@ -1,5 +1,5 @@
 """Pins the batches: a number gives the same batch whenever it is asked for, rows are sorted, padded and cut into parts that fit,
-and the tiles of whole emoji are told by their emoji's number."""
+and every row keeps its tiles."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from small_training import TILE, VISION, batches, small_tokenizer, studio
-from task_emoji import EMOJI
 from test_render import bytes_of, flat
 
-from llama4.train.data import Batch, Batches
+from llama4.train.data import Batch, Batches, Drawn, gather
 from llama4.train.pictures import Augmentation
 from llama4.train.render import Renderer
-from llama4.train.tasks import TASKS, Mixture
+from llama4.train.rows import Row
+from llama4.train.tasks import TASKS, Conversation, Mixture
 
 TOKENS = 420
 
@@ -36,7 +36,7 @@ def equal(a: Batch, b: Batch) -> bool:
     """Tensors bit for bit, parts in order."""
     if len(a.parts) != len(b.parts):
         return False
-    pairs = [(getattr(a, name), getattr(b, name)) for name in ("tiles", "whole_W", "shown_W")]
+    pairs = [(getattr(a, name), getattr(b, name)) for name in ("tiles",)]
     for one, other in zip(a.parts, b.parts, strict=True):
         pairs += [(getattr(one, field.name), getattr(other, field.name)) for field in fields(one)]
     return all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in pairs)
@@ -100,33 +100,38 @@ def test_answer_tokens_are_counted_over_all_parts(varied: Batches) -> None:
     assert batch.answer_tokens == sum(marked) > 12
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_whole_tile_is_told_by_its_emoji(task: str) -> None:
-    """Each drawing's green is ten times its emoji's number. Strips show no whole emoji in a tile, and texts none at all."""
-    renderer = Renderer(studio(many_tiles=0.4, data=flat({"noto": 40, "fluent": 80})))
-    greens: list[int] = []
-    for number in range(3):
-        batch = batches(renderer, rows=8, tokens=TOKENS, mixture=only(task)).batch(number)
-        seen = [int(bytes_of(batch.tiles[tile])[1, TILE // 2, TILE // 2]) for tile in batch.whole_W]
-        assert seen == [10 * emoji for emoji in batch.shown_W.tolist()]
-        assert batch.whole_W.dtype == batch.shown_W.dtype == torch.int64
-        assert len(set(batch.whole_W.tolist())) == len(batch.whole_W)
-        greens += seen
-    assert (not greens) == (task in ("strip", "translate", "keywords", "category"))
-    assert not greens or len(set(greens)) > 1
+def test_tiles_follow_their_rows_through_sorting_and_cutting() -> None:
+    """Rows of 9, 3, 12, 3 and 5 tokens; a tile's value says whose it is, and which of a row's pictures."""
+    lengths, pictures = (9, 3, 12, 3, 5), ((1, 5), (), (3,), (1,), (2, 1))
+    drawn = []
+    for row, (length, counts) in enumerate(zip(lengths, pictures, strict=True)):
+        tiles = [(torch.full((count, 3, 2, 2), 10.0 * row + number), (1, 1)) for number, count in enumerate(counts)]
+        drawn.append(Drawn(Row(list(range(length)), [False] * (length - 1) + [True]), tiles))
+    batch = gather(drawn, 14, pad_id=99)
+    assert [part.counts for part in batch.parts] == [(3, 3), (5,), (9,), (12,)]
+    values = [batch.tiles[part.tiles][:, 0, 0, 0].tolist() for part in batch.parts]
+    assert values == [[30], [40, 40, 41], [0, 1, 1, 1, 1, 1], [20, 20, 20]]
+    assert batch.parts[1].tokens_BS.tolist() == [list(range(5))] and batch.answer_tokens == 5
 
 
-def test_every_picture_of_one_emoji_has_one_whole_tile() -> None:
-    """With single pictures in one tile each, the whole tiles are all tiles."""
-    batch = batches(Renderer(studio()), rows=10, tokens=TOKENS, mixture=only("nth", "frames", "name_one")).batch(2)
-    assert batch.whole_W.tolist() == list(range(len(batch.tiles)))
+def test_every_picture_of_a_batch_is_in_its_tiles() -> None:
+    """Each drawing's green is ten times its emoji's number: those shown are those that the batch's conversations ask about."""
+    renderer = Renderer(studio(data=flat({"noto": 40, "fluent": 80})))
+    made = batches(renderer, rows=9, tokens=TOKENS, mixture=only("nth", "frames", "name_one"))
+    conversations: list[Conversation] = []
+    row = made.writer.row
+
+    def watched(conversation: Conversation, grids: list[tuple[int, int]]) -> Row:
+        conversations.append(conversation)
+        return row(conversation, grids)
+
+    made.writer.row = watched
+    batch = made.batch(2)
+    shown = [picture.emoji[0] for one in conversations for turn in one.turns for picture in turn.pictures]
+    greens = [int(bytes_of(tile)[1, TILE // 2, TILE // 2]) for tile in batch.tiles]
+    assert sorted(greens) == sorted(10 * emoji for emoji in shown) and len(set(shown)) > 3
 
 
 def test_conversations_of_text_alone_have_no_tiles() -> None:
     batch = batches(Renderer(studio()), rows=3, tokens=TOKENS, mixture=only("translate")).batch(0)
-    assert len(batch.tiles) == len(batch.whole_W) == 0 and all(part.tiles == slice(0, 0) for part in batch.parts)
-
-
-def test_batches_show_every_emoji() -> None:
-    drawn = batches(Renderer(studio()), rows=12, tokens=TOKENS)
-    assert {one for number in range(6) for one in drawn.batch(number).shown_W.tolist()} == set(range(len(EMOJI)))
+    assert len(batch.tiles) == 0 and all(part.tiles == slice(0, 0) for part in batch.parts)

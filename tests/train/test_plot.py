@@ -19,7 +19,7 @@ LINES: list[dict[str, Any]] = [
     *(
         {
             **{"stage": "speak", "step": step, "seconds": 1.0, "answers": 3 - step / 50, "right_tokens": step / 100},
-            **{"which": 1.5, "right": 0.6, "norm": 1.0, "busiest_0": 1.5, "busiest_1": 2.0 + step / 100},
+            **{"norm": 1.0, "busiest_0": 1.5, "busiest_1": 2.0 + step / 100},
         }
         for step in (20, 40, 60)
     ),
@@ -56,7 +56,7 @@ def test_validation_is_english_and_the_mean_of_the_others() -> None:
 
 def test_every_panel_has_its_curves() -> None:
     panels = drawn(LINES)
-    assert [len(curves) for curves in panels.values()] == [3, 3, 3, 2]
+    assert [len(curves) for curves in panels.values()] == [2, 2, 3, 2]
     losses, right, validation, experts = panels.values()
     assert losses["stage two: a token of an answer"] == ([60, 80, 100], [2.6, 2.2, 1.8])
     assert losses["stage one: which emoji is this tile?"] == ([20, 40], [7.0, 5.0])

@@ -74,12 +74,13 @@ def test_muon_gets_the_matrices_inside_the_layers() -> None:
 
 
 def test_every_weight_learns_by_exactly_one_optimiser() -> None:
+    """In stage two; the encoder's layers learn by none."""
     stage = speak_stage()
     muon, adam = optimisers(stage.masters, stage.extra.parameters(), RECIPE.speak)
     held = [[id(weight) for group in optim.param_groups for weight in group["params"]] for optim in (muon, adam)]
     names = {id(weight): name for name, weight in stage.masters.weights.items()}
     assert sorted(held[0] + held[1]) == sorted([*names, *(id(weight) for weight in stage.extra.parameters())])
-    assert {names[number] for number in held[0]} == MATRICES
+    assert {names[number] for number in held[0]} == {name for name in MATRICES if "vision.layers" not in name}
     assert isinstance(muon, Muon) and isinstance(adam, torch.optim.AdamW)
     assert {group["peak"] for group in muon.param_groups} == {RECIPE.speak.muon_lr}
     assert {group["peak"] for group in adam.param_groups} == {RECIPE.speak.adam_lr}
@@ -103,7 +104,7 @@ def test_first_weights_are_those_of_the_seed() -> None:
 
 
 def test_first_weights_have_the_deviation_of_their_inputs() -> None:
-    """1 / sqrt(inputs), a third of it for what adds to the residual stream; within a fifth for a few hundred numbers."""
+    """1 / sqrt(inputs), a third of it for what adds to the residual stream; within a tenth for a thousand numbers or more."""
     model = small_model()
     weights = model.state_dict()
     expected = {
@@ -120,7 +121,7 @@ def test_first_weights_have_the_deviation_of_their_inputs() -> None:
         "vision.position_embedding": 0.3,
     }
     for name, deviation in expected.items():
-        assert abs(float(weights[name].std()) / deviation - 1) < 0.2, name
+        assert abs(float(weights[name].std()) / deviation - 1) < 0.1, name
 
 
 def test_drawing_leaves_norms_and_biases_alone() -> None:
@@ -129,3 +130,11 @@ def test_drawing_leaves_norms_and_biases_alone() -> None:
     for name, weight in model.named_parameters():
         if "norm" in name or name.endswith("bias"):
             assert torch.equal(weight, torch.ones_like(weight) if name.endswith("weight") else torch.zeros_like(weight))
+
+
+def test_what_does_not_learn_has_no_copy() -> None:
+    module = nn.ParameterDict({name: nn.Parameter(torch.ones(2), requires_grad=name == "a") for name in "ab"})
+    masters = Masters(module)
+    assert set(masters.weights) == {"a"}
+    masters.publish()
+    assert torch.equal(module["b"], torch.ones(2))
