@@ -58,8 +58,8 @@ def rotation(positions: Tensor, freqs: Tensor) -> tuple[Tensor, Tensor]:
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the neighbouring pairs of `x` `[..., heads, K]`; returns float32, since the angles are only exact there.
 
-    A point of the plane is a complex number, and a turn by an angle is a product: (x + iy)(cos + i sin). Torch does it in one pass
-    over memory, where the four real products and two sums take 2.7 times as long, forward and backward, on a CPU.
+    A point of the plane is a complex number, and a turn by an angle is a product: (x + iy)(cos + i sin). Torch does it in one
+    pass over memory, where the four real products and two sums take 2.7 times as long, forward and backward, on a CPU.
     """
     pairs = torch.view_as_complex(rearrange(x.float(), "... (pair two) -> ... pair two", two=2))
     return rearrange(torch.view_as_real(pairs * torch.complex(*turn)), "... pair two -> ... (pair two)")

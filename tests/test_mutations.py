@@ -31,7 +31,7 @@ def test_a_harmless_change_survives() -> None:
     harmless = Mutation(
         "a comment",
         "test_goldens.py::test_logits[hf-guard]",
-        (Edit("rope.py", "    cos, sin = turn\n", "    cos, sin = turn  # a turn\n"),),
+        (Edit("rope.py", "    freqs = 1.0 / theta", "    # a comment\n    freqs = 1.0 / theta"),),
     )
     with pytest.raises(mutations.SurvivedError, match="passes with this mistake"):
         mutations.caught_at(harmless)
