@@ -26,9 +26,12 @@ Piece = tuple[Part, Tensor]  # and its tiles
 
 def pieces() -> list[Piece]:
     """All parts of a batch: with one picture, with many tiles, with text alone."""
-    batch = batches(Renderer(studio(Augmentation(), many_tiles=0.3)), rows=10, tokens=700).batch(5)
-    found = [(part, batch.tiles[part.tiles]) for part in batch.parts]
-    assert len(found) > 1 and any(len(set(part.counts)) > 1 for part, _ in found)
+    renderer = Renderer(studio(Augmentation(), many_tiles=0.3))
+    found: list[Piece] = []
+    for rows, tokens in ((8, 700), (4, 1)):  # several rows a part, and one
+        batch = batches(renderer, rows, tokens).batch(5)
+        found += [(part, batch.tiles[part.tiles]) for part in batch.parts]
+    assert any(len(set(part.counts)) > 1 for part, _ in found) and {0, 1} <= {len(tiles) for _, tiles in found}
     return found
 
 
