@@ -58,7 +58,7 @@ class Speak:
         return sums
 
     def summary(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Means over answer tokens, over whole tiles, and over steps."""
+        """Means over answer tokens and over steps."""
         steps, tokens = sums["steps"], sums["answer_tokens"]
         return {
             "answers": sums["answers"] / tokens,
