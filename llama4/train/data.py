@@ -10,6 +10,7 @@ small picture has some 45 tokens, one about a picture of 17 tiles 320, and 64 ro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +63,7 @@ class Batches:
 
     renderer: Renderer
     writer: Writer
-    mixture: Mixture
+    mixture_at: Callable[[int], Mixture]
     rows: int
     tokens: int
     pad_id: int
@@ -71,7 +72,8 @@ class Batches:
     def batch(self, number: int) -> Batch:
         """Batch `number`, its parts from the shortest rows to the longest."""
         rng = np.random.default_rng((self.seed, 2, number))
-        conversations = [draw(rng, self.renderer.studio.dataset, self.mixture) for _ in range(self.rows)]
+        mixture = self.mixture_at(number)
+        conversations = [draw(rng, self.renderer.studio.dataset, mixture) for _ in range(self.rows)]
         shown = [[picture for turn in c.turns for picture in turn.pictures] for c in conversations]
         tiles = iter(self.renderer.tiles([picture for pictures in shown for picture in pictures], rng))
         drawn = []

@@ -11,12 +11,12 @@ with a conversation around it, and an encoder needs hundreds of thousands. In th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llama4.config import Config, RopeScaling, Temperature, VisionConfig, irope_layers
 from llama4.tokenizer import Tokenizer
 from llama4.train.pictures import Augmentation
-from llama4.train.tasks import Mixture
+from llama4.train.tasks import Mixture, only
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,22 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What stage two is asked until `until`, a share of its steps."""
+
+    until: float
+    mixture: Mixture
+
+
+# One picture, one question, one language: two minutes of it tie names to pictures. From the whole mixture that takes ten times as
+# long, since the first thing it teaches is what names look like in sixteen languages, for which no picture is needed.
+FIRST_WORDS = only("name_one", english=1.0, mean_turns=1)
+ALL_LANGUAGES = replace(only("name_one", english=0.3, mean_turns=2), name_many=0.6, translate=0.1)
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """The whole run."""
+    """The whole run. After the lessons, `mixture`."""
 
     seed: int = 20250405  # the day Llama 4 was released
     see: Plan = Plan(steps=4800, rows=64, muon_lr=0.01, adam_lr=1.5e-3, floor=0.1)
@@ -60,7 +74,15 @@ class Recipe:
     many_tiles: float = 0.03
     all_artists: bool = False  # learn from the artist to validate on as well
     augmentation: Augmentation = field(default_factory=Augmentation)
+    lessons: tuple[Lesson, ...] = (Lesson(0.06, FIRST_WORDS), Lesson(0.5, ALL_LANGUAGES))
     mixture: Mixture = field(default_factory=Mixture)
+
+    def mixture_at(self, step: int) -> Mixture:
+        """What batch `step` of stage two is drawn from."""
+        for lesson in self.lessons:
+            if step < lesson.until * self.speak.steps:
+                return lesson.mixture
+        return self.mixture
 
 
 def small_config(tokenizer: Tokenizer) -> Config:

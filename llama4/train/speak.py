@@ -41,7 +41,7 @@ class Speak:
         self.masters = Masters(model)
         self.writer = Writer(tokenizer, model.config.vision.tokens_per_tile)
         self.batches = Batches(
-            renderer, self.writer, recipe.mixture, self.plan.rows, self.plan.tokens, tokenizer.pad_id, recipe.seed
+            renderer, self.writer, recipe.mixture_at, self.plan.rows, self.plan.tokens, tokenizer.pad_id, recipe.seed
         )
         self.moe_layers = max(1, sum(spec.ffn == "moe" for spec in model.config.layers))
 

@@ -104,6 +104,11 @@ class Mixture:
         return [getattr(self, task) for task in TASKS]
 
 
+def only(task: str, **others: float) -> Mixture:
+    """A mixture of one task; `others` are the numbers that are no weights."""
+    return Mixture(**{name: float(name == task) for name in TASKS}, **others)
+
+
 def draw(rng: Random | np.random.Generator, dataset: Dataset, mixture: Mixture) -> Conversation:
     """One conversation of the mixture; equal states of `rng` give equal conversations.
 

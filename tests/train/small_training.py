@@ -39,7 +39,7 @@ NONE = Augmentation(
     rubbed_out=0,
 )
 SHORT = Plan(steps=6, rows=5, tokens=400, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=4, save_every=2)
-RECIPE = Recipe(seed=7, see=SHORT, speak=SHORT, many_tiles=0.2)
+RECIPE = Recipe(seed=7, see=SHORT, speak=SHORT, lessons=(), many_tiles=0.2)
 
 
 @cache
@@ -114,7 +114,7 @@ def batches(renderer: Renderer, rows: int, tokens: int, seed: int = 7, mixture: 
     """Batches of the small tokenizer."""
     tokenizer = small_tokenizer()
     writer = Writer(tokenizer, VISION.tokens_per_tile)
-    return Batches(renderer, writer, mixture or Mixture(), rows, tokens, tokenizer.pad_id, seed)
+    return Batches(renderer, writer, lambda _: mixture or Mixture(), rows, tokens, tokenizer.pad_id, seed)
 
 
 def see_stage(recipe: Recipe = RECIPE, renderer: Renderer | None = None) -> See:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
+from random import Random
 
 import pytest
 import torch
+from small_training import dataset
 
 from llama4.config import LayerSpec
 from llama4.config_io import to_hf
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
 from llama4.train.recipe import Plan, Recipe, small_config
+from llama4.train.tasks import draw
 from llama4.train.tokenizer import RANKS
 
 
@@ -61,3 +65,21 @@ def test_the_model_that_ships_fits_and_is_what_the_recipe_says() -> None:
     assert config.vision.tile_side == 64 and config.vision.tokens_per_tile == 16
     assert config.chunk > 17 * config.vision.tokens_per_tile + 19 + 50  # a picture of 17 tiles, and a question
     assert config.vocab_size == RANKS + 2048 and config.pad_id not in (config.patch_id, *config.stop_ids)
+
+
+def test_lessons_come_before_the_whole_mixture() -> None:
+    recipe = Recipe()
+    steps = recipe.speak.steps
+    ends = [lesson.until * steps for lesson in recipe.lessons]
+    assert ends == sorted(ends) and ends[0] > 0 and ends[-1] < steps
+    assert recipe.mixture_at(0) == recipe.lessons[0].mixture == recipe.mixture_at(int(ends[0]) - 1)
+    assert recipe.mixture_at(math.ceil(ends[0])) == recipe.lessons[1].mixture
+    assert recipe.mixture_at(math.ceil(ends[-1])) == recipe.mixture == recipe.mixture_at(steps - 1)
+
+
+def test_the_first_lesson_is_one_question_in_english() -> None:
+    rng = Random(0)
+    made_up = dataset("noto")
+    for _ in range(50):
+        conversation = draw(rng, made_up, Recipe().lessons[0].mixture)
+        assert (conversation.task, conversation.language, len(conversation.turns)) == ("name_one", "en", 1)
