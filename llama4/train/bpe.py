@@ -8,7 +8,7 @@ seen most often, join it everywhere, give the union the next free rank.
 Ties go to the pair that sorts first, so that equal data give an equal file on every machine. Counting all pairs anew for
 every merge would take minutes; here a merge corrects only the counts of the pieces that hold the pair (an index says which
 they are), and a heap offers the largest count. A count that changes is pushed again; the old entry is passed over when it
-comes up, since it no longer agrees with the table. 3840 merges over 45000 distinct pieces visit each piece some ten times.
+comes up, since it no longer agrees with the table. 3328 merges over 45000 distinct pieces visit each piece some ten times.
 
 A union never comes up twice, as "ab" + "c" and later as "a" + "bc": no merge has crossed the ends of either "abc", so both were
 spelled in bytes and joined alike, and are the same tokens. Every merge thus makes a new rank.

@@ -21,6 +21,8 @@ from llama4.train.render import Renderer, Tiles
 from llama4.train.rows import Row, Writer
 from llama4.train.tasks import Mixture, draw
 
+PART = 600  # what running one more part costs, in tokens
+
 
 @dataclass(frozen=True)
 class Part:
@@ -98,14 +100,22 @@ def gather(drawn: list[Drawn], tokens: int, pad_id: int) -> Batch:
 
 
 def cut(drawn: list[Drawn], tokens: int) -> list[list[Drawn]]:
-    """Consecutive groups of rows sorted by length; rows x longest is at most `tokens`, or the group is one row."""
+    """Consecutive groups of rows sorted by length, at the least cost: padded tokens, and PART for each group.
+
+    A group's rows x longest is at most `tokens`, or the group is one row. cost[n] of the first n rows = min over the last group.
+    """
+    lengths = [len(one.row.ids) for one in drawn]
+    best = [(0, 0)]  # of the first n rows: the cost, and where their last group begins
+    for end, longest in enumerate(lengths, start=1):
+        fitting = range(max(0, end - max(1, tokens // longest)), end)
+        best.append(min((best[begin][0] + (end - begin) * longest + PART, begin) for begin in fitting))
     groups: list[list[Drawn]] = []
-    for one in drawn:
-        if groups and (len(groups[-1]) + 1) * len(one.row.ids) <= tokens:
-            groups[-1].append(one)
-        else:
-            groups.append([one])
-    return groups
+    end = len(drawn)
+    while end:
+        begin = best[end][1]
+        groups.append(drawn[begin:end])
+        end = begin
+    return groups[::-1]
 
 
 def pad(rows: list[Row], tiles: slice, pad_id: int) -> Part:

@@ -30,10 +30,14 @@ LOG_EVERY = 20
 
 
 class Stage(Protocol):
-    """What a stage is made of. `extra` are fp32 modules that learn too and are not shipped."""
+    """What a stage is made of. `extra` are fp32 modules that learn too and are not shipped.
+
+    `numbers`: what the stage's weights depend on, as text; a state of other numbers is refused.
+    """
 
     name: str
     plan: Plan
+    numbers: Mapping[str, str]
     masters: Masters
     extra: nn.Module
 

@@ -51,7 +51,7 @@ class See:
 
     def __init__(self, model: Llama4, which: WhichEmoji, dataset: Dataset, renderer: Renderer, recipe: Recipe) -> None:
         self.model, self.extra, self.dataset, self.renderer, self.recipe = model, which, dataset, renderer, recipe
-        self.plan = recipe.see
+        self.plan, self.numbers = recipe.see, recipe.numbers("see", "smoothing")
         self.masters = Masters(model.vision)
 
     def gradients(self, step: int) -> Mapping[str, float]:

@@ -35,6 +35,7 @@ class Speak:
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
         self.model, self.renderer, self.recipe = model, renderer, recipe
         self.plan = recipe.speak
+        self.numbers = recipe.numbers("speak", "balance_weight", "many_tiles", "lessons", "mixture")
         self.extra = nn.Module()
         for name, weight in model.vision.named_parameters():
             weight.requires_grad_(name.startswith("adapter."))

@@ -1,6 +1,6 @@
 """A stage's state on disk, so that a stopped run goes on bit for bit: weights, momenta, and the number of the next step.
 
-    RUN/see.pt, RUN/speak.pt      fp32 weights, what is not shipped, the optimisers' state, the step, the plan it was run with
+    RUN/see.pt, RUN/speak.pt      fp32 weights, what is not shipped, the optimisers' state, the step, the numbers it was run with
 
 There is no generator to save: everything drawn depends on the seed and the step. A state is written beside and renamed, so a run
 killed while it writes goes on from the state before.
@@ -8,7 +8,6 @@ killed while it writes goes on from the state before.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ def save(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer], step: 
     """Write the state from which `step` is run next."""
     saved = {
         "step": step,
-        "plan": _as_text(stage),
+        "numbers": dict(stage.numbers),
         "weights": {name: weight.detach() for name, weight in stage.masters.weights.items()},
         "extra": stage.extra.state_dict(),
         "optimisers": [optim.state_dict() for optim in optims],
@@ -40,17 +39,16 @@ def save(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer], step: 
 
 
 def load(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer]) -> int:
-    """Put a saved state back and return its step, 0 where none was saved. InputError when the plan was another."""
+    """Put a saved state back and return its step, 0 where none was saved. InputError when a number of the recipe was another."""
     path = folder / f"{stage.name}.pt"
     if not path.exists():
         return 0
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        held = dict(saved["plan"])
+        held = dict(saved["numbers"])
     except Exception as error:  # a damaged zip file can raise nearly anything, in several paragraphs
         raise InputError(f"{path} is damaged: delete it to begin this stage again.") from error
-    plan = _as_text(stage)
-    changed = [name for name in plan if held.get(name) != plan[name]]
+    changed = [name for name, value in stage.numbers.items() if held.get(name) != value]
     if changed:
         raise InputError(
             f"{path} belongs to a run with other numbers ({', '.join(changed)}): use those, or choose another folder."
@@ -70,7 +68,3 @@ def _put_back(saved: dict[str, Any], stage: Stage, optims: list[torch.optim.Opti
     stage.extra.load_state_dict(saved["extra"])
     for optim, held in zip(optims, saved["optimisers"], strict=True):
         optim.load_state_dict(held)
-
-
-def _as_text(stage: Stage) -> dict[str, str]:
-    return {name: repr(value) for name, value in dataclasses.asdict(stage.plan).items()}

@@ -4,13 +4,14 @@ and every row keeps its tiles."""
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from itertools import pairwise, product
 
 import pytest
 import torch
 from small_training import TILE, VISION, batches, small_tokenizer, studio
 from test_render import bytes_of, flat
 
-from llama4.train.data import Batch, Batches, Drawn, gather
+from llama4.train.data import PART, Batch, Batches, Drawn, gather
 from llama4.train.pictures import Augmentation
 from llama4.train.render import Renderer
 from llama4.train.rows import Row
@@ -63,17 +64,28 @@ def test_parts_hold_all_rows_from_short_to_long_with_their_tiles(varied: Batches
         assert seen == len(batch.tiles) and batch.tiles.shape[1:] == (3, TILE, TILE)
 
 
-def test_a_part_is_as_full_as_its_limit_allows(varied: Batches) -> None:
-    """Padding included; a row that is longer by itself is a part by itself; and one row more would have been too many."""
+def least_cost(lengths: list[int], limit: int) -> int:
+    """Over every way to cut the sorted rows: padded tokens, and `PART` for each part, which fits or is one row."""
+    costs = []
+    for ends in product((False, True), repeat=len(lengths) - 1):
+        bounds = [0, *(n + 1 for n, cut_here in enumerate(ends) if cut_here), len(lengths)]
+        sizes = [(last - first, lengths[last - 1]) for first, last in pairwise(bounds)]
+        if all(rows == 1 or rows * longest <= limit for rows, longest in sizes):
+            costs.append(sum(rows * longest + PART for rows, longest in sizes))
+    return min(costs)
+
+
+def test_parts_fit_and_cost_the_least_that_any_cut_does(varied: Batches) -> None:
+    """Padding included; a row that is longer by itself is a part by itself."""
     several = alone = 0
-    for number, limit in ((0, TOKENS), (1, TOKENS), (2, 150), (3, 150), (4, 60)):
+    for number, limit in ((0, TOKENS), (1, TOKENS), (2, 3000), (3, 3000), (4, 60)):
         parts = replace(varied, tokens=limit).batch(number).parts
-        for part, later in zip(parts, [*parts[1:], None], strict=True):
-            rows, width = part.tokens_BS.shape
-            assert rows * width <= limit or rows == 1
-            assert later is None or (rows + 1) * later.counts[0] > limit
-            several += rows > 1
-            alone += width > limit
+        sizes = [part.tokens_BS.shape for part in parts]
+        assert all(rows * width <= limit or rows == 1 for rows, width in sizes)
+        cost = sum(rows * width + PART for rows, width in sizes)
+        assert cost == least_cost([count for part in parts for count in part.counts], limit)
+        several += sum(rows > 1 for rows, _ in sizes)
+        alone += sum(width > limit for _, width in sizes)
     assert several > 5 and alone > 5
 
 

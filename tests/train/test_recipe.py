@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -14,6 +15,7 @@ from llama4.config import LayerSpec
 from llama4.config_io import to_hf
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
+from llama4.train.emoji.dataset import LANGUAGES
 from llama4.train.recipe import Plan, Recipe, small_config
 from llama4.train.tasks import draw
 from llama4.train.tokenizer import RANKS
@@ -57,8 +59,8 @@ def test_the_model_that_ships_fits_and_is_what_the_recipe_says() -> None:
     with torch.device("meta"):
         model = Llama4(config)
     assert 2 * sum(weight.numel() for weight in model.parameters()) <= 16 * 2**20
-    dense, moe = LayerSpec("rope", "chunk", "dense"), LayerSpec("rope", "chunk", "moe")
-    assert config.layers == (dense, moe, dense, LayerSpec("nope", "all", "moe")) * 2
+    chunked = LayerSpec("rope", "chunk", "moe")
+    assert config.layers == (chunked, chunked, chunked, LayerSpec("nope", "all", "moe"))
     assert (
         to_hf(config)["vision_config"]["intermediate_size"] == 768
     )  # or two hours end in a model that cannot be exported
@@ -73,13 +75,23 @@ def test_lessons_come_before_the_whole_mixture() -> None:
     ends = [lesson.until * steps for lesson in recipe.lessons]
     assert ends == sorted(ends) and ends[0] > 0 and ends[-1] < steps
     assert recipe.mixture_at(0) == recipe.lessons[0].mixture == recipe.mixture_at(int(ends[0]) - 1)
-    assert recipe.mixture_at(math.ceil(ends[0])) == recipe.lessons[1].mixture
     assert recipe.mixture_at(math.ceil(ends[-1])) == recipe.mixture == recipe.mixture_at(steps - 1)
 
 
-def test_the_first_lesson_is_one_question_in_english() -> None:
+def test_the_first_lesson_is_names_in_all_languages() -> None:
     rng = Random(0)
     made_up = dataset("noto")
-    for _ in range(50):
-        conversation = draw(rng, made_up, Recipe().lessons[0].mixture)
-        assert (conversation.task, conversation.language, len(conversation.turns)) == ("name_one", "en", 1)
+    drawn = [draw(rng, made_up, Recipe().lessons[0].mixture) for _ in range(300)]
+    assert {conversation.task for conversation in drawn} == {"name_one", "name_many", "translate"}
+    assert {conversation.language for conversation in drawn} == set(LANGUAGES)
+    assert sum(conversation.task == "name_many" for conversation in drawn) > 100
+
+
+@pytest.mark.parametrize("plan", ["see", "speak"])
+def test_a_stages_numbers_are_its_plan_and_what_it_is_drawn_from(plan: str) -> None:
+    recipe = Recipe()
+    numbers = recipe.numbers(plan, "smoothing")
+    assert {"steps", "muon_lr", "seed", "augmentation", "smoothing"} <= set(numbers)
+    changed = replace(recipe, seed=1, smoothing=0.2, **{plan: replace(getattr(recipe, plan), clip=0.5)})
+    other = changed.numbers(plan, "smoothing")
+    assert {name for name in numbers if numbers[name] != other[name]} == {"seed", "smoothing", "clip"}

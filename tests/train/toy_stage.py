@@ -21,6 +21,7 @@ class Toy:
     def __init__(self, plan: Plan = PLAN, width: int = 6, at: Callable[[int], None] = lambda step: None) -> None:
         torch.manual_seed(1)
         self.plan, self.at, self.size = plan, at, 1.0
+        self.numbers = {name: repr(value) for name, value in vars(plan).items()}
         self.model = nn.Linear(4, width).to(torch.bfloat16)
         self.extra = nn.Linear(width, 3)
         self.masters = Masters(self.model)
