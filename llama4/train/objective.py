@@ -3,9 +3,10 @@
     loss = cross entropy of the answers' tokens
          + b · E · Σ_e f_e p_e, mean over the MoE layers            f: share of tokens that expert e got, p: its mean softmax
 
-The second term keeps the experts busy (Fedus et al., arXiv 2101.03961): 1 at balance, and E with everything at one expert. The
-loss-free way (a bias added to the logits for the choice alone, arXiv 2408.15664) would need that bias at inference too, and
-Llama 4's router has none in either format.
+The second term keeps the experts busy (Fedus et al., arXiv 2101.03961): 1 at balance, and E with everything at one expert. It is
+taken over patches and over words apart, and the two averaged: experts that share all tokens evenly may still leave the patches
+to two of them, and a large picture is nearly all patches. The loss-free way (a bias added to the logits for the choice alone,
+arXiv 2408.15664) would need that bias at inference too, and Llama 4's router has none in either format.
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ class Measured:
 def measure(model: Llama4, part: Part, tiles: Tensor) -> Measured:
     """Run a part and its tiles forward. Logits are computed where a token of an answer comes next, and nowhere else."""
     real_BS = torch.arange(part.tokens_BS.shape[1]) < torch.tensor(part.counts)[:, None]
+    patch_BS = (part.tokens_BS == model.config.patch_id) & real_BS
     x_BSD = model.decoder.embedding(part.tokens_BS)
     if len(tiles):
         encoded = model.vision(tiles.to(x_BSD.dtype))
-        x_BSD = model.fusion(x_BSD, (part.tokens_BS == model.config.patch_id) & real_BS, encoded)
+        x_BSD = model.fusion(x_BSD, patch_BS, encoded)
     step = Step((0,) * len(part.counts), part.counts, part.tokens_BS.shape[1], part.tokens_BS.device)
     with listening(model) as heard:
         x_BSD = model.decoder(x_BSD, step, None)
@@ -49,7 +51,7 @@ def measure(model: Llama4, part: Part, tiles: Tensor) -> Measured:
     logits_NV = model.decoder.logits(x_BSD[:, :-1][next_BS])
     target_N = part.tokens_BS[:, 1:][next_BS]
     answers = F.cross_entropy(logits_NV, target_N, reduction="sum")
-    balance, busiest = balance_of(heard, real_BS)
+    balance, busiest = balance_of(heard, patch_BS, real_BS & ~patch_BS)
     right = int((logits_NV.argmax(-1) == target_N).sum())
     return Measured(answers, len(target_N), right, balance, busiest)
 
@@ -67,13 +69,20 @@ def listening(model: nn.Module) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def balance_of(heard: list[Tensor], real_BS: Tensor) -> tuple[Tensor, list[float]]:
-    """The balance term, summed over the layers, and each layer's busiest expert; padding does not count."""
+def balance_of(heard: list[Tensor], *kinds_BS: Tensor) -> tuple[Tensor, list[float]]:
+    """The balance term, summed over the layers, the mean over the kinds of token; and each layer's busiest expert over all kinds.
+
+    kinds_BS: bool masks that do not overlap; a token in none of them, padding, does not count, nor does a kind without tokens.
+    """
+    kinds = [kind_BS.flatten() for kind_BS in kinds_BS if kind_BS.any()]
     total, busiest = torch.zeros(()), []
     for logits_NE in heard:
-        real_NE = logits_NE[real_BS.flatten()]
-        experts = real_NE.shape[1]
-        share_E = torch.bincount(real_NE.argmax(-1), minlength=experts) / len(real_NE)
-        total = total + experts * (share_E * real_NE.softmax(-1).mean(0)).sum()
-        busiest.append(float(share_E.max()) * experts)
+        experts = logits_NE.shape[1]
+        taken_KE = torch.zeros(len(kinds), experts)
+        for kind, kind_N in enumerate(kinds):
+            kind_NE = logits_NE[kind_N]
+            taken_KE[kind] = torch.bincount(kind_NE.argmax(-1), minlength=experts)
+            mean_E = kind_NE.softmax(-1).mean(0)
+            total = total + experts * (taken_KE[kind] / len(kind_NE) * mean_E).sum() / len(kinds)
+        busiest.append(float(taken_KE.sum(0).max() / taken_KE.sum()) * experts)
     return total, busiest

@@ -6,7 +6,8 @@
     a chunk of 384 positions: a picture of 17 tiles takes 291, and a conversation about two crosses into the next chunk
 
 Two stages. In the first the vision encoder alone learns which emoji a tile shows (see.py): a view costs a sixth of what it costs
-with a conversation around it, and an encoder needs hundreds of thousands. In the second everything learns everything (speak.py).
+with a conversation around it, and an encoder needs hundreds of thousands. In the second the encoder rests and the decoder
+learns to speak about what it sees (speak.py).
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class Lesson:
     mixture: Mixture
 
 
-# Names before anything else: 1585 emoji in sixteen languages are 25,000 strings of six tokens, and each must be said some dozens of
-# times before it is known. A name costs 39 tokens where it is asked for alone, and 17 in a list of several languages.
+# Names before anything else: 1585 emoji in sixteen languages are 25,000 strings of six tokens, and each must be said some
+# dozens of times before it is known. Asked for alone a name costs 39 tokens of a row, in a list of several languages 17.
 NAMES = replace(only("name_one", english=0.3, mean_turns=2), name_one=0.35, name_many=0.5, translate=0.15)
 
 

@@ -138,6 +138,18 @@ def test_balance_leaves_padding_out() -> None:
     assert float(balance_of([logits_NE], torch.ones_like(real_BS))[0]) > 1.1
 
 
+def test_balance_counts_each_kind_of_token_for_itself() -> None:
+    """All patches at one expert, all words at another: level over both together for two experts, collapsed for each."""
+    patch_BS = torch.tensor([[True, True, False, False]])
+    logits_NE = sure([0, 0, 1, 1], 2)
+    together, busiest = balance_of([logits_NE], torch.ones_like(patch_BS))
+    assert abs(float(together) - 1) < 1e-6 and busiest == [pytest.approx(1.0)]
+    apart, busiest = balance_of([logits_NE], patch_BS, ~patch_BS)
+    assert abs(float(apart) - 2) < 1e-6 and busiest == [pytest.approx(1.0)]
+    without_patches, _ = balance_of([logits_NE], torch.zeros_like(patch_BS), ~patch_BS)
+    assert abs(float(without_patches) - 2) < 1e-6
+
+
 def test_balance_pushes_against_the_busiest_expert() -> None:
     logits_NE = torch.randn(40, 4, generator=torch.Generator().manual_seed(2))
     logits_NE[:, 2] += 1.5
@@ -174,10 +186,13 @@ def test_the_balance_is_that_of_the_routers_own_choices() -> None:
         ffn.register_forward_hook(lambda _, given, __: read.append(given[0]))
     measured = run(model, (part, tiles))
     expected = 0.0
+    patch_BS = part.tokens_BS == small_tokenizer().patch_id
     for ffn, x_BSD, busiest in zip(mixtures, read, measured.busiest, strict=True):
-        logits_BSE = ffn.router(x_BSD)
-        real_NE = torch.cat([row[:count] for row, count in zip(logits_BSE, part.counts, strict=True)]).detach()
-        shares = [float((real_NE.argmax(-1) == expert).float().mean()) for expert in range(4)]
-        expected += 4 * sum(share * float(real_NE.softmax(-1)[:, e].mean()) for e, share in enumerate(shares))
-        assert busiest == pytest.approx(4 * max(shares), rel=1e-5)
+        logits_BSE = ffn.router(x_BSD).detach()
+        real_NE = torch.cat([row[:count] for row, count in zip(logits_BSE, part.counts, strict=True)])
+        is_patch_N = torch.cat([row[:count] for row, count in zip(patch_BS, part.counts, strict=True)])
+        for kind_NE in (real_NE[is_patch_N], real_NE[~is_patch_N]):
+            shares = [float((kind_NE.argmax(-1) == expert).float().mean()) for expert in range(4)]
+            expected += 2 * sum(share * float(kind_NE.softmax(-1)[:, e].mean()) for e, share in enumerate(shares))
+        assert busiest == pytest.approx(4 * float(real_NE.argmax(-1).bincount().max()) / len(real_NE), rel=1e-5)
     assert measured.balance.item() == pytest.approx(expected, rel=1e-5)

@@ -73,14 +73,14 @@ def test_the_log_has_the_means_of_all_parts_and_steps() -> None:
     assert 6 < line["answers"] < 9  # ln 2648 = 7.9: nothing is learnt yet
 
 
-def test_the_encoders_layers_stay_and_all_else_learns() -> None:
+def test_the_encoder_stays_and_all_else_learns() -> None:
     stage = speak_stage()
     before = {name: weight.clone() for name, weight in stage.model.state_dict().items()}
     optims = optimisers(stage.masters, stage.extra.parameters(), stage.plan)
     for step in range(3):
         update(stage, optims, step)
     same = {name for name, weight in stage.model.state_dict().items() if torch.equal(weight, before[name])}
-    frozen = {name for name in before if name.startswith("vision.") and not name.startswith("vision.adapter.")}
+    frozen = {name for name in before if name.startswith("vision.")}
     assert frozen and frozen <= same
     assert not [name for name in same - frozen if "norm" not in name]  # a norm's step may be less than bf16 holds
 
@@ -126,7 +126,7 @@ def test_parts_add_up_to_the_batch() -> None:
     """Cut into many parts or none, an answer token of the batch weighs the same."""
     stages = [fp32_stage(recipe_of(tokens)) for tokens in (100, 100_000)]
     many, one = (stage.gradients(1) for stage in stages)
-    assert len(stages[0].batches.batch(1).parts) > len(stages[1].batches.batch(1).parts) == 1
+    assert len(stages[0].batches.batch(1).parts) > len(stages[1].batches.batch(1).parts)
     assert_near(gradients_of(stages[0]), gradients_of(stages[1]))
     assert many["answer_tokens"] == one["answer_tokens"]
 
