@@ -57,6 +57,22 @@ def test_eager_is_a_row_at_a_time(sizes: list[int], width: int) -> None:
         assert_close(mine, reference, f"gradient of {name}")
 
 
+@pytest.mark.parametrize("rows", [1, 2, 31, 32, 33, 70])
+def test_rows_filled_up_in_bf16_change_nothing(rows: int) -> None:
+    """Sums of 24 products in fp32, rounded once to bf16: half a unit in its last place, 2⁻⁹ of the value, and 2⁻⁸ leaves room."""
+    generator = torch.Generator().manual_seed(rows)
+    x_ND = torch.randn(rows + 3, 24, generator=generator).bfloat16().requires_grad_()
+    w_EDF = torch.randn(2, 24, 11, generator=generator).bfloat16().requires_grad_()
+    found = ops.eager_grouped_matmul(x_ND, w_EDF, torch.tensor([rows, rows + 3]))
+    expected = torch.cat([x_ND[:rows].double() @ w_EDF[0].double(), x_ND[rows:].double() @ w_EDF[1].double()])
+    assert found.shape == expected.shape and found.dtype == torch.bfloat16
+    weight = torch.randn(expected.shape, generator=generator).bfloat16()
+    ours = torch.autograd.grad((found * weight).sum(), (x_ND, w_EDF))
+    theirs = torch.autograd.grad((expected * weight).sum(), (x_ND, w_EDF))
+    for name, mine, reference in zip(("y", "x", "w"), (found, *ours), (expected, *theirs), strict=True):
+        assert (mine.double() - reference.double()).abs().max() <= 2**-8 * reference.abs().max(), name
+
+
 def test_no_rows_at_all() -> None:
     out = ops.eager_grouped_matmul(torch.empty(0, 6), torch.randn(3, 6, 11), torch.zeros(3, dtype=torch.int64))
     assert out.shape == (0, 11)

@@ -22,6 +22,7 @@ from llama4.train.rows import Row, Writer
 from llama4.train.tasks import Mixture, draw
 
 PART = 600  # what running one more part costs, in tokens
+STEP = 16  # a part's width is a multiple of it: oneDNN builds a kernel for every new shape, which takes as long as ten products
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def cut(drawn: list[Drawn], tokens: int) -> list[list[Drawn]]:
 
     A group's rows x longest is at most `tokens`, or the group is one row. cost[n] of the first n rows = min over the last group.
     """
-    lengths = [len(one.row.ids) for one in drawn]
+    lengths = [padded(len(one.row.ids)) for one in drawn]
     best = [(0, 0)]  # of the first n rows: the cost, and where their last group begins
     for end, longest in enumerate(lengths, start=1):
         fitting = range(max(0, end - max(1, tokens // longest)), end)
@@ -118,9 +119,14 @@ def cut(drawn: list[Drawn], tokens: int) -> list[list[Drawn]]:
     return groups[::-1]
 
 
+def padded(length: int) -> int:
+    """A row's length in a part: the next multiple of STEP."""
+    return -(-length // STEP) * STEP
+
+
 def pad(rows: list[Row], tiles: slice, pad_id: int) -> Part:
     """Rows as one rectangle."""
-    width = max(len(row.ids) for row in rows)
+    width = padded(max(len(row.ids) for row in rows))
     tokens_BS = torch.full((len(rows), width), pad_id)
     answer_BS = torch.zeros(len(rows), width, dtype=torch.bool)
     for number, row in enumerate(rows):

@@ -68,7 +68,7 @@ class Recipe:
 
     seed: int = 20250405  # the day Llama 4 was released
     see: Plan = Plan(steps=10_000, rows=64, muon_lr=0.01, adam_lr=1.5e-3)
-    speak: Plan = Plan(steps=4400, rows=64, tokens=2048, muon_lr=0.02, adam_lr=0.01, decay=0.7, evaluate_every=400)
+    speak: Plan = Plan(steps=5000, rows=64, tokens=2048, muon_lr=0.02, adam_lr=0.01, decay=0.7, evaluate_every=400)
     smoothing: float = 0.1
     balance_weight: float = 0.01
     many_tiles: float = 0.03

@@ -11,7 +11,7 @@ import torch
 from small_training import TILE, VISION, batches, small_tokenizer, studio
 from test_render import bytes_of, flat
 
-from llama4.train.data import PART, Batch, Batches, Drawn, gather
+from llama4.train.data import PART, STEP, Batch, Batches, Drawn, gather, padded
 from llama4.train.pictures import Augmentation
 from llama4.train.render import Renderer
 from llama4.train.rows import Row
@@ -83,22 +83,24 @@ def test_parts_fit_and_cost_the_least_that_any_cut_does(varied: Batches) -> None
         sizes = [part.tokens_BS.shape for part in parts]
         assert all(rows * width <= limit or rows == 1 for rows, width in sizes)
         cost = sum(rows * width + PART for rows, width in sizes)
-        assert cost == least_cost([count for part in parts for count in part.counts], limit)
+        assert cost == least_cost([padded(count) for part in parts for count in part.counts], limit)
         several += sum(rows > 1 for rows, _ in sizes)
         alone += sum(width > limit for _, width in sizes)
     assert several > 5 and alone > 5
 
 
 def test_rows_are_padded_to_the_longest_of_their_part(varied: Batches) -> None:
-    tokenizer, padded = small_tokenizer(), 0
+    tokenizer, filled = small_tokenizer(), 0
     for part in varied.batch(1).parts:
-        assert part.tokens_BS.shape == part.answer_BS.shape == (len(part.counts), max(part.counts))
+        width = padded(max(part.counts))
+        assert width % STEP == 0 and 0 <= width - max(part.counts) < STEP
+        assert part.tokens_BS.shape == part.answer_BS.shape == (len(part.counts), width)
         for ids, answer, count in zip(part.tokens_BS, part.answer_BS, part.counts, strict=True):
             assert ids[0] == tokenizer.bos_id and ids[count - 1] == tokenizer.eot_id and answer[count - 1]
             assert (ids[:count] != tokenizer.pad_id).all() and (ids[count:] == tokenizer.pad_id).all()
             assert not answer[count:].any()
-            padded += len(ids) - count
-    assert padded
+            filled += len(ids) - count
+    assert filled
 
 
 def test_answer_tokens_are_counted_over_all_parts(varied: Batches) -> None:
@@ -113,17 +115,17 @@ def test_answer_tokens_are_counted_over_all_parts(varied: Batches) -> None:
 
 
 def test_tiles_follow_their_rows_through_sorting_and_cutting() -> None:
-    """Rows of 9, 3, 12, 3 and 5 tokens; a tile's value says whose it is, and which of a row's pictures."""
-    lengths, pictures = (9, 3, 12, 3, 5), ((1, 5), (), (3,), (1,), (2, 1))
+    """Rows of 40, 3, 70, 3 and 20 tokens; a tile's value says whose it is, and which of a row's pictures."""
+    lengths, pictures = (40, 3, 70, 3, 20), ((1, 5), (), (3,), (1,), (2, 1))
     drawn = []
     for row, (length, counts) in enumerate(zip(lengths, pictures, strict=True)):
         tiles = [(torch.full((count, 3, 2, 2), 10.0 * row + number), (1, 1)) for number, count in enumerate(counts)]
         drawn.append(Drawn(Row(list(range(length)), [False] * (length - 1) + [True]), tiles))
-    batch = gather(drawn, 14, pad_id=99)
-    assert [part.counts for part in batch.parts] == [(3, 3), (5,), (9,), (12,)]
+    batch = gather(drawn, 40, pad_id=99)
+    assert [part.counts for part in batch.parts] == [(3, 3), (20,), (40,), (70,)]
     values = [batch.tiles[part.tiles][:, 0, 0, 0].tolist() for part in batch.parts]
     assert values == [[30], [40, 40, 41], [0, 1, 1, 1, 1, 1], [20, 20, 20]]
-    assert batch.parts[1].tokens_BS.tolist() == [list(range(5))] and batch.answer_tokens == 5
+    assert batch.parts[1].tokens_BS.tolist() == [[*range(20), *[99] * 12]] and batch.answer_tokens == 5
 
 
 def test_every_picture_of_a_batch_is_in_its_tiles() -> None:
