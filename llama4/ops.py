@@ -84,9 +84,9 @@ def eager_grouped_matmul(x_ND: Tensor, w_EDF: Tensor, group_ends_E: Tensor) -> T
 def _matmul(x_ND: Tensor, w_DF: Tensor) -> Tensor:
     """`x @ w` in the shape that a CPU takes best.
 
-    One fp32 row: in slices of the dimension that is summed over (see `linear`), 0.6 x the time on two cores. Rows in bf16: filled
-    up with zeros to a multiple of `ROWS`, since oneDNN builds a kernel for each new shape. Measured on two cores, 100 to 400 rows,
-    192 x 256: 350 microseconds for a shape that is new, 60 for one that is known.
+    One fp32 row: in slices of the dimension that is summed over (see `linear`), 0.6 x the time on two cores. Rows in bf16:
+    filled up with zeros to a multiple of `ROWS`, since oneDNN builds a kernel for each new shape. Measured on two cores, 100 to
+    400 rows, 192 x 256: 350 microseconds for a shape that is new, 60 for one that is known.
     """
     if _one_row_on_cpu(x_ND) and w_DF.shape[0] % SLICES == 0:
         slices = x_ND.unflatten(1, (SLICES, -1)).transpose(0, 1), w_DF.unflatten(0, (SLICES, -1))
