@@ -1,0 +1,29 @@
+"""What this card can do at most, measured in the same run: one large product, and one large copy.
+
+Ratios to a data sheet compare a kernel with a card that nobody has: the 989 TFLOP/s of bf16 are 785 at the clock that random
+data allow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timing import median_ms
+
+PRODUCT, COPY = 8192, 2**31  # side of a square product; bytes
+
+
+def measure(device: torch.device, dtype: torch.dtype, side: int = PRODUCT, nbytes: int = COPY) -> dict[str, Any]:
+    """TFLOP/s of a square product on random data, TB/s that a copy reads and writes, and the side and bytes they are of."""
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    product_ms = median_ms(lambda: a @ b)
+    source = torch.empty(nbytes, dtype=torch.uint8, device=device).random_()
+    target = torch.empty_like(source)
+    copy_ms = median_ms(lambda: target.copy_(source))
+    return {
+        "product_side": side,
+        "product_tflops": None if product_ms is None else 2 * side**3 / product_ms / 1e9,
+        "copy_bytes": nbytes,
+        "copy_tb_s": None if copy_ms is None else 2 * nbytes / copy_ms / 1e9,
+    }

@@ -1,0 +1,179 @@
+"""Compile every kernel with every tuned tile for Hopper, without a GPU, and look at what came out.
+
+    python kernels/benchmarks/gate.py
+
+    HGMMA     the tensor cores are fed by warpgroup instructions: without them a kernel is at a third of its speed
+    stack 0   no sums spilled from registers to memory
+    shared    at most 227 KB, what a block may have
+    registers at most 255 a thread, what one may have
+
+Compiling needs Triton's own compiler and the assembler in its package: one to three seconds a kernel. Exit code 1 if any fails.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from llama4_kernels import down, persistent, swiglu
+from llama4_kernels.configs import HOPPER, Tile
+
+SHARED, REGISTERS = 227 * 1024, 255
+DTYPES = ("bf16", "fp16")
+EXPERTS = {"Scout": 32, "Maverick": 256}  # SLOTS: the power of two above 16 and 128
+POINTERS = {"i64": "*i64", "fp32": "*fp32"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel as it is launched: types of its arguments by name, and its constants."""
+
+    name: str
+    kernel: triton.JITFunction
+    types: dict[str, str]
+    constants: dict[str, object]
+    tile: Tile
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the assembler says of a kernel."""
+
+    registers: int
+    stack: int
+    shared: int
+    hgmma: int
+    copies: int
+
+    def faults(self, needs_hgmma: bool = True) -> list[str]:
+        """What the gate refuses; empty when it passes."""
+        return [
+            *([] if self.hgmma or not needs_hgmma else ["no HGMMA"]),
+            *([f"{self.stack} bytes of stack"] if self.stack else []),
+            *([f"{self.shared} bytes of shared memory"] if self.shared > SHARED else []),
+            *([f"{self.registers} registers"] if self.registers > REGISTERS else []),
+        ]
+
+
+def cases() -> list[Case]:
+    """Every kernel, dtype and number of experts that a Scout or Maverick layer launches, forward and backward."""
+    found = []
+    for dtype in DTYPES:
+        for model, slots in EXPERTS.items():
+            found += [*_multiplies(dtype, model, slots), *_gate_ups(dtype, model, slots), _down(dtype, model, slots)]
+        found.append(_gradient(dtype))
+    return found
+
+
+def _sizes(tile: Tile) -> dict[str, object]:
+    return {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth}
+
+
+def _multiplies(dtype: str, model: str, slots: int) -> list[Case]:
+    tile, cases = HOPPER["forward"], []
+    for turned in (False, True):
+        block = f"1, {tile.columns}, {tile.depth}" if turned else f"1, {tile.depth}, {tile.columns}"
+        types = {"x_desc": f"tensordesc<{dtype}[{tile.rows}, {tile.depth}]>", "w_desc": f"tensordesc<{dtype}[{block}]>"}
+        constants = {**_sizes(tile), "BAND": tile.band, "SLOTS": slots, "TRANSPOSED": turned}
+        name = f"grouped matmul{', w turned' if turned else ''}, {model}, {dtype}"
+        cases.append(
+            Case(name, persistent._multiply, {**types, "y_ptr": f"*{dtype}", "ends_ptr": "*i64"}, constants, tile)
+        )
+    return cases
+
+
+def _gradient(dtype: str) -> Case:
+    tile = HOPPER["weight_gradient"]
+    types = {
+        "x_desc": f"tensordesc<{dtype}[{tile.depth}, {tile.rows}]>",
+        "dy_desc": f"tensordesc<{dtype}[{tile.depth}, {tile.columns}]>",
+        **{"dw_ptr": f"*{dtype}", "ends_ptr": "*i64"},
+    }
+    return Case(f"weight gradient, {dtype}", persistent._weight_gradient, types, _sizes(tile), tile)
+
+
+def _gate_ups(dtype: str, model: str, slots: int) -> list[Case]:
+    tile, cases = HOPPER["gate_up"], []
+    for routed in (True, False):
+        for keep in (False, True):
+            block = f"1, {tile.depth}, {tile.columns}" if routed else f"1, {tile.columns}, {tile.depth}"
+            descriptors = dict.fromkeys(("gate_desc", "up_desc"), f"tensordesc<{dtype}[{block}]>")
+            order, score = ("*i64", "*fp32") if routed else (f"*{dtype}", f"*{dtype}")
+            types = {**descriptors, **dict.fromkeys(("x_ptr", "h_ptr", "ab_ptr"), f"*{dtype}")}
+            types |= {"order_ptr": order, "score_ptr": score, "ends_ptr": "*i64"}
+            constants = {**_sizes(tile), "BAND": tile.band, "SLOTS": slots if routed else 2}
+            constants |= {"ROUTED": routed, "KEEP": keep, "EVEN": True}
+            whose = model if routed else "shared expert"
+            name = f"gate and up, {whose}{', training' if keep else ''}, {dtype}"
+            if routed or model == "Scout":
+                cases.append(Case(name, swiglu._gate_up, types, constants, tile))
+    return cases
+
+
+def _down(dtype: str, model: str, slots: int) -> Case:
+    tile = HOPPER["down"]
+    types = {
+        "h_desc": f"tensordesc<{dtype}[{tile.rows}, {tile.depth}]>",
+        "w_desc": f"tensordesc<{dtype}[1, {tile.depth}, {tile.columns}]>",
+        **{"y_ptr": f"*{dtype}", "order_ptr": "*i64", "ends_ptr": "*i64"},
+    }
+    constants = {**_sizes(tile), "BAND": tile.band, "SLOTS": slots}
+    return Case(f"down, added in place, {model}, {dtype}", down._add_down, types, constants, tile)
+
+
+def compiled(case: Case) -> Compiled:
+    """Compile for sm_90; pointers and sizes are multiples of 16, as those of the real models are."""
+    names = case.kernel.arg_names
+    types = {name: "constexpr" if name in case.constants else case.types.get(name, "i32") for name in names}
+    attributes = {
+        (place,): [["tt.divisibility", 16]]
+        for place, name in enumerate(names)
+        if types[name].startswith("*") or (types[name] == "i32" and name != "experts")
+    }
+    constants = {(names.index(name),): value for name, value in case.constants.items()}
+    source = ASTSource(fn=case.kernel, signature=types, constexprs=constants, attrs=attributes)
+    options = {"num_warps": case.tile.warps, "num_stages": case.tile.stages}
+    kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage, sass = (_cuobjdump(option, file.name) for option in ("--dump-resource-usage", "--dump-sass"))
+    return Compiled(
+        registers=int(re.search(r"REG:(\d+)", usage)[1]),
+        stack=int(re.search(r"STACK:(\d+)", usage)[1]),
+        shared=kernel.metadata.shared,
+        hgmma=sass.count("HGMMA"),
+        copies=sass.count("UTMALDG"),
+    )
+
+
+def _cuobjdump(option: str, file: str) -> str:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return subprocess.run([tool, option, file], capture_output=True, text=True, check=True).stdout
+
+
+def main() -> int:
+    """Print the table; 1 if a kernel fails."""
+    print(f"Triton {triton.__version__}, sm_90\n")
+    print(f"{'kernel':48} {'registers':>9} {'stack':>6} {'shared':>8} {'HGMMA':>6} {'TMA':>4}  verdict")
+    failed = 0
+    for case in cases():
+        found = compiled(case)
+        faults = found.faults()
+        failed += bool(faults)
+        row = f"{found.registers:>9} {found.stack:>6} {found.shared:>8} {found.hgmma:>6} {found.copies:>4}"
+        print(f"{case.name:48} {row}  {', '.join(faults) or 'ok'}", flush=True)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

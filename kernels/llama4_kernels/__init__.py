@@ -1,0 +1,6 @@
+"""Triton kernels for the experts of Llama 4. Needs torch and triton, and nothing of the package `llama4`."""
+
+from llama4_kernels.grouped import grouped_matmul
+from llama4_kernels.moe import moe_mlp
+
+__all__ = ["grouped_matmul", "moe_mlp"]

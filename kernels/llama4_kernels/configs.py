@@ -1,0 +1,36 @@
+"""The tiles that each kernel runs with. All of them pass the compile gate (benchmarks/gate.py); none is chosen at run time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An output tile of `rows` x `columns`, `depth` of the sum at a time, `stages` blocks in flight, `warps` of 32 threads.
+
+    `band`: row tiles that are taken column by column together (tiles.py); 1 where the order does not matter.
+    """
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+    band: int = 1
+
+
+SMALL = Tile(rows=32, columns=32, depth=32, warps=4, stages=2, band=2)  # for the interpreter, which is slow
+HOPPER = {
+    "forward": Tile(rows=128, columns=256, depth=64, warps=8, stages=3, band=8),
+    "weight_gradient": Tile(rows=128, columns=256, depth=64, warps=8, stages=3),
+    "gate_up": Tile(rows=128, columns=128, depth=64, warps=8, stages=3, band=8),
+    "down": Tile(rows=128, columns=256, depth=64, warps=8, stages=3, band=8),
+}
+
+
+def chosen(kernel: str, device: torch.device) -> Tile:
+    """The tile of `kernel` on a card; a small one in the interpreter."""
+    return HOPPER[kernel] if device.type == "cuda" else SMALL

@@ -1,0 +1,120 @@
+"""Break a kernel on purpose, one mistake at a time, and see a test fail:
+
+    python tests/kernels/mutations.py                 # every mutation, a line each
+    python tests/kernels/mutations.py "score"         # those whose name contains the word
+
+A mutation is a few words of a kernel replaced by others, in a copy of the package; one small test runs on the copy, in a process
+of its own, in Triton's interpreter. docs/kernels/ names each mistake and its test; test_mutations.py runs this list under pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "kernels" / "llama4_kernels"
+SECONDS = 180
+GROUPED, MOE = "test_grouped.py", "test_moe_mlp.py"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """`old`, found once in `file`, becomes `new`; `test` (a pytest expression in `module`) must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    module: str
+    test: str
+
+
+NAIVE = (GROUPED, "test_naive_is_the_reference and exactly and fp32")
+FAST = (GROUPED, "test_persistent_is_the_reference and exactly and multiples")
+APART = (GROUPED, "test_nan_of_one_group_stays_in_it")
+LAYER = (MOE, "test_output_and_gradients_are_the_references and lot")
+INSIDE = "inside = (rows[:, None] < end)"
+ORDER = "tl.load(order_ptr + rows, mask=rows < end, other=0)"
+SCORED = "gate, up = a * score[:, None], b * score[:, None]"
+TAIL = "tl.where(ours[:, None], x_desc.load([whole, row]), 0.0)"
+MUTATIONS = tuple(
+    Mutation(name, file, old, new, *test)
+    for name, file, old, new, test in (
+        (
+            "two experts swapped, naive",
+            "naive.py",
+            "= expert.to(tl.int64) * w_",
+            "= (expert ^ 1).to(tl.int64) * w_",
+            NAIVE,
+        ),
+        (
+            "two experts swapped, fast",
+            "persistent.py",
+            "w_desc.load([expert, first,",
+            "w_desc.load([expert ^ 1, first,",
+            FAST,
+        ),
+        ("a group's last row dropped, naive", "naive.py", INSIDE, INSIDE.replace("end", "end - 1"), NAIVE),
+        ("a group's last row dropped, fast", "persistent.py", INSIDE, INSIDE.replace("end", "end - 1"), FAST),
+        ("stored past a group's end", "persistent.py", INSIDE, INSIDE.replace("end", "end + 32"), APART),
+        ("summed past a group's end", "persistent.py", f"x = {TAIL}", "x = x_desc.load([whole, row])", APART),
+        ("a group's last rows not summed", "persistent.py", "if whole < end:", "if whole + 1 < end:", FAST),
+        ("score skipped", "swiglu.py", SCORED, "gate, up = a, b", LAYER),
+        ("score on the gate alone", "swiglu.py", SCORED, "gate, up = a * score[:, None], b", LAYER),
+        (
+            "gate and up exchanged",
+            "swiglu.py",
+            "h = gate * tl.sigmoid(gate) * up",
+            "h = up * tl.sigmoid(up) * gate",
+            LAYER,
+        ),
+        ("tokens not gathered", "swiglu.py", "tokens = tl.load(order_ptr + tokens)", "pass", LAYER),
+        ("rows not put back", "down.py", f"tokens = {ORDER}", "tokens = rows", LAYER),
+        ("routed rows stored, not added", "down.py", "(y + sums)", "sums", LAYER),
+        ("score's gradient without s (1 - s)", "moe.py", " * score_N * (1 - score_N)", "", LAYER),
+        ("score's gradient without the up half", "swiglu.py", "dgate * a + dup * b", "dgate * a", LAYER),
+    )
+)
+
+
+def caught(mutation: Mutation) -> bool:
+    """Does the named test fail on the mutated copy, by its own assertion?"""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "llama4_kernels"
+        shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        text = (copy / mutation.file).read_text(encoding="utf-8")
+        if text.count(mutation.old) != 1:
+            raise SystemExit(
+                f"{mutation.name}: {mutation.file} no longer holds the text once: bring the list up to date."
+            )
+        (copy / mutation.file).write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+        path = os.pathsep.join([folder, str(ROOT), os.environ.get("PYTHONPATH", "")])
+        test = ROOT / "tests" / "kernels" / mutation.module
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(test), "-k", mutation.test]
+        run = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=SECONDS, cwd=folder
+        )
+    if run.returncode not in (0, 1):
+        raise SystemExit(f"{mutation.name}: the test did not run.\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+    return run.returncode == 1 and "AssertionError" in run.stdout
+
+
+def main(words: str = "") -> int:
+    """1 where a mutation goes unseen."""
+    unseen = 0
+    for mutation in MUTATIONS:
+        if words in mutation.name:
+            seen = caught(mutation)
+            unseen += not seen
+            print(f"{'caught' if seen else 'UNSEEN':7} {mutation.name}", flush=True)
+    return int(unseen > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
