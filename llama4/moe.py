@@ -60,7 +60,11 @@ class MoE(nn.Module):
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         x_ND = rearrange(x_BSD, "b s d -> (b s) d")
-        out_ND = self.shared(x_ND) + self.routed(x_ND, *self.route(x_ND))
+        if ops.fuses_moe(x_ND, self.experts.down.shape[1]):
+            shared = (self.shared.gate.weight, self.shared.up.weight, self.shared.down.weight)
+            out_ND = ops.moe_mlp(x_ND, self.router(x_ND), self.experts.gate_up, self.experts.down, *shared)
+        else:
+            out_ND = self.shared(x_ND) + self.routed(x_ND, *self.route(x_ND))
         return rearrange(out_ND, "(b s) d -> b s d", b=x_BSD.shape[0])
 
     def route(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,6 +65,28 @@ def grouped_matmul(x_ND: Tensor, w_EDF: Tensor, group_ends_E: Tensor) -> Tensor:
     return eager_grouped_matmul(x_ND, w_EDF, group_ends_E)
 
 
+def fuses_moe(x_ND: Tensor, expert_width: int) -> bool:
+    """Can `moe_mlp` run this layer? On backend `triton`, in 16 bits, with widths that are multiples of 8."""
+    narrow = x_ND.dtype in (torch.bfloat16, torch.float16)
+    return backend() == "triton" and narrow and x_ND.shape[1] % 8 == 0 and expert_width % 8 == 0
+
+
+def moe_mlp(
+    x_ND: Tensor,
+    router_logits_NE: Tensor,
+    gate_up_EDF: Tensor,
+    down_EFD: Tensor,
+    shared_gate_FD: Tensor,
+    shared_up_FD: Tensor,
+    shared_down_DF: Tensor,
+) -> Tensor:
+    """A whole MoE layer behind its router in one operator, where `fuses_moe` says so; `moe.MoE` is the same, to be read."""
+    from llama4_kernels import moe_mlp as triton_moe_mlp
+
+    experts, shared = (gate_up_EDF, down_EFD), (shared_gate_FD, shared_up_FD, shared_down_DF)
+    return triton_moe_mlp(x_ND.contiguous(), router_logits_NE, *experts, *shared)
+
+
 def eager_grouped_matmul(x_ND: Tensor, w_EDF: Tensor, group_ends_E: Tensor) -> Tensor:
     """One matmul a group that has rows; on CUDA in bf16, torch's own grouped kernel, which waits for nothing.
 

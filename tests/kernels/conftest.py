@@ -1,28 +1,20 @@
 """The kernels' tests run where there is no GPU too: in Triton's interpreter, which runs a kernel's programs with numpy, in turn.
 
 With a CUDA device the same tests run on it, in bf16 as well. In the interpreter bf16 is silently wrong (it keeps the bits in
-uint16 and multiplies those), so there the narrow type is fp16. The choice is made before a kernel is imported.
+uint16 and multiplies those), so there the narrow type is fp16.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from kernel_machine import CUDA, KERNELS, NARROW
 
 HERE = Path(__file__).parent
-KERNELS = HERE.parents[1] / "kernels"
-CUDA = torch.cuda.is_available()
-DEVICE = "cuda" if CUDA else "cpu"
-if not CUDA:
-    os.environ["TRITON_INTERPRET"] = "1"
-if importlib.util.find_spec("llama4_kernels") is None:
-    sys.path.append(str(KERNELS))
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
@@ -39,7 +31,7 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
-@pytest.fixture(params=[torch.bfloat16 if CUDA else torch.float16], ids=str)
+@pytest.fixture(params=[NARROW], ids=str)
 def narrow(request: pytest.FixtureRequest) -> torch.dtype:
     """The 16-bit type that can be trusted here."""
     return request.param

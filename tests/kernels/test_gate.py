@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import KERNELS
+from kernel_machine import KERNELS
 
 OLDEST = "3.6.0"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import SIZES, assert_near, ends_of, random
-from conftest import DEVICE
+from kernel_cases import SIZES, assert_near, ends_of, random
+from kernel_machine import DEVICE
 from llama4_kernels import grouped_matmul, naive, persistent, reference
 from llama4_kernels.configs import chosen
 from torch import Tensor

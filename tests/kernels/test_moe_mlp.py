@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CLOSE, random
-from conftest import CUDA, DEVICE
+from kernel_cases import CLOSE, random
+from kernel_machine import DEVICE, NARROW
 from llama4_kernels import moe_mlp, reference
 from torch import Tensor
 
-from llama4 import ops
-
 NAMES = ("x", "logits", "gate_up", "down", "shared_gate", "shared_up", "shared_down")
 WIDTH, HIDDEN, SHARED = 40, 48, 56  # no tile's multiple; a shared expert of another width than the routed
-NARROW = torch.bfloat16 if CUDA else torch.float16
 
 # Rows, and the expert that each is sent to.
 ROUTES: dict[str, list[int]] = {
@@ -139,8 +136,3 @@ def test_what_it_cannot_take_is_told_in_one_sentence() -> None:
     odd += [random(56, 36, dtype=NARROW), random(56, 36, dtype=NARROW), random(36, 56, dtype=NARROW)]
     with pytest.raises(ValueError, match="multiples of 8"):
         moe_mlp(*odd)
-
-
-def test_the_seam_reaches_it() -> None:
-    """`ops.use("triton")` runs the model's layer through the kernels; see tests/test_ops.py for the choice itself."""
-    assert ops.BACKENDS == ("eager", "triton")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from conftest import DEVICE
+from kernel_machine import DEVICE
 from torch import Tensor
 
 SIZES: Mapping[str, list[int]] = {

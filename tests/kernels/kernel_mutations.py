@@ -1,10 +1,10 @@
 """Break a kernel on purpose, one mistake at a time, and see a test fail:
 
-    python tests/kernels/mutations.py                 # every mutation, a line each
-    python tests/kernels/mutations.py "score"         # those whose name contains the word
+    python tests/kernels/kernel_mutations.py                 # every mutation, a line each
+    python tests/kernels/kernel_mutations.py "score"         # those whose name contains the word
 
 A mutation is a few words of a kernel replaced by others, in a copy of the package; one small test runs on the copy, in a process
-of its own, in Triton's interpreter. docs/kernels/ names each mistake and its test; test_mutations.py runs this list under pytest.
+of its own, in Triton's interpreter. docs/kernels/ names each mistake and its test; test_kernel_mutations.py runs this list.
 """
 
 from __future__ import annotations

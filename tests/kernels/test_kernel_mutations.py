@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import CUDA
-from mutations import MUTATIONS, Mutation, caught
+from kernel_machine import CUDA
+from kernel_mutations import MUTATIONS, Mutation, caught
 
 pytestmark = pytest.mark.skipif(
     CUDA, reason="the mistakes are made in the interpreter: on a GPU a wrong address may end the process"

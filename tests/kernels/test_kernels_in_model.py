@@ -1,0 +1,77 @@
+"""The model on the kernels, through `llama4/ops.py`: the eager model's logits and gradients, and training step by step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from kernel_machine import CUDA, DEVICE, NARROW
+from small_models import NOPE_MOE, ROPE_DENSE, ROPE_MOE, drawn_model, random_tokens, small_config
+
+from llama4 import ops
+from llama4.model import Llama4
+
+# Two roundings more or less in each of four layers: some units in the last place of a logit, and of the largest gradient.
+CLOSE = 0.06 if CUDA else 0.008
+
+
+@pytest.fixture
+def model() -> Llama4:
+    """Three layers, two of them with experts, of widths that the kernels take."""
+    config = small_config(width=32, expert_width=48, layers=(ROPE_MOE, NOPE_MOE, ROPE_DENSE))
+    return drawn_model(config).to(DEVICE, NARROW)
+
+
+def loss_of(model: Llama4, tokens_BS: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(model(tokens_BS)[:, :-1].flatten(0, 1), tokens_BS[:, 1:].flatten())
+
+
+@pytest.mark.parametrize("backend", ops.BACKENDS)
+def test_the_fused_layer_runs_on_its_backend_alone(
+    model: Llama4, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    run = ops.moe_mlp
+    monkeypatch.setattr(ops, "moe_mlp", lambda *given: ran.append("fused") or run(*given))
+    with ops.use(backend), torch.no_grad():
+        model(random_tokens(2, 9).to(DEVICE))
+    assert len(ran) == (2 if backend == "triton" else 0)
+
+
+def test_logits_and_gradients_are_the_eager_models(model: Llama4) -> None:
+    tokens_BS = random_tokens(3, 29).to(DEVICE)
+    found = {}
+    for backend in ops.BACKENDS:
+        model.zero_grad()
+        with ops.use(backend):
+            logits_BSV = model(tokens_BS)
+            loss_of(model, tokens_BS).backward()
+        found[backend] = {"logits": logits_BSV.detach()} | {
+            n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+        }
+    eager, triton = found["eager"], found["triton"]
+    assert set(eager) == set(triton) and any("experts" in name for name in eager)
+    for name, expected in eager.items():
+        worst = float((triton[name].double() - expected.double()).abs().max())
+        assert worst <= CLOSE * max(1e-3, float(expected.abs().max())), f"{name}: off by {worst}"
+
+
+def test_it_trains_through_the_kernels(model: Llama4) -> None:
+    """Ten steps on one batch: the loss falls, as it does in eager, by the same amount to a twentieth."""
+    tokens_BS = random_tokens(2, 17).to(DEVICE)
+    losses: dict[str, list[float]] = {}
+    begun = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for backend in ops.BACKENDS:
+        model.load_state_dict(begun)
+        losses[backend] = []
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
+        with ops.use(backend):
+            for _ in range(10):
+                loss = loss_of(model, tokens_BS)
+                optimiser.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimiser.step()
+                losses[backend].append(loss.item())
+    fallen = {backend: of[0] - of[-1] for backend, of in losses.items()}
+    assert fallen["eager"] > 0.1 and fallen["triton"] == pytest.approx(fallen["eager"], rel=0.05), losses
