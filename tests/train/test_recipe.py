@@ -75,16 +75,17 @@ def test_lessons_come_before_the_whole_mixture() -> None:
     ends = [lesson.until * steps for lesson in recipe.lessons]
     assert ends == sorted(ends) and ends[0] > 0 and ends[-1] < steps
     assert recipe.mixture_at(0) == recipe.lessons[0].mixture == recipe.mixture_at(int(ends[0]) - 1)
+    assert recipe.mixture_at(math.ceil(ends[0])) == recipe.lessons[1].mixture
     assert recipe.mixture_at(math.ceil(ends[-1])) == recipe.mixture == recipe.mixture_at(steps - 1)
 
 
-def test_the_first_lesson_is_names_in_all_languages() -> None:
+def test_the_first_lesson_is_one_question_in_english_and_the_second_names_in_all_languages() -> None:
     rng = Random(0)
     made_up = dataset("noto")
-    drawn = [draw(rng, made_up, Recipe().lessons[0].mixture) for _ in range(300)]
-    assert {conversation.task for conversation in drawn} == {"name_one", "name_many", "translate"}
-    assert {conversation.language for conversation in drawn} == set(LANGUAGES)
-    assert sum(conversation.task == "name_many" for conversation in drawn) > 100
+    first, second = ([draw(rng, made_up, lesson.mixture) for _ in range(300)] for lesson in Recipe().lessons)
+    assert {(c.task, c.language, len(c.turns)) for c in first} == {("name_one", "en", 1)}
+    assert {c.task for c in second} == {"name_one", "name_many", "translate"}
+    assert {c.language for c in second} == set(LANGUAGES)
 
 
 @pytest.mark.parametrize("plan", ["see", "speak"])
