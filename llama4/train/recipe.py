@@ -57,10 +57,11 @@ class Lesson:
     mixture: Mixture
 
 
-# One language first: after 1000 steps of it 70 % of a trained artist's pictures had their exact English name, where 3000 steps
-# of all languages at once had taught what names look like and hardly what pictures show. What a picture shows is then known, and
-# a second language took 2.5 times fewer pictures than the first. 1585 names in sixteen languages are 25,000 strings all the same,
-# and each must be said some dozens of times: mostly to a picture of its own, since in a list it can be told from the one before.
+# One language first: after 1000 steps of it 70 % of a trained artist's pictures had their exact English name, where 3000
+# steps of all languages at once had taught what names look like and hardly what pictures show. What a picture shows is then
+# known, and a second language took 2.5 times fewer pictures than the first. 1585 names in sixteen languages are 25,000
+# strings all the same, and each must be said some dozens of times: mostly to a picture of its own, since in a list it can be
+# told from the one before.
 FIRST_WORDS = only("name_one", english=1.0, mean_turns=1)
 ALL_LANGUAGES = replace(only("name_one", english=0.15, mean_turns=1.5), name_one=0.75, name_many=0.15, translate=0.1)
 
