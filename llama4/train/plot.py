@@ -107,6 +107,8 @@ def _panel(axes: Axes, title: str, drawn: Mapping[str, Curve], marker: str = "")
         axes.plot(steps, values, style, color=colour, label=label, linewidth=1.6, marker=marker, markersize=4)
     if drawn:
         axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=10)
+    else:  # a run with --all-artists, or one that has not come so far
+        axes.annotate("nothing was measured", (0.5, 0.5), xycoords="axes fraction", ha="center", color="0.35")
 
 
 def _mark_stages(panels: Sequence[Axes], lines: Sequence[Line]) -> None:

@@ -17,3 +17,4 @@ if not CUDA:
     os.environ["TRITON_INTERPRET"] = "1"
 if importlib.util.find_spec("llama4_kernels") is None:
     sys.path.append(str(KERNELS))
+sys.path.append(str(KERNELS / "benchmarks"))

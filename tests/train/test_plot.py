@@ -68,6 +68,8 @@ def test_every_panel_has_its_curves() -> None:
 
 def test_a_run_that_has_come_to_stage_one_only_is_drawn_too() -> None:
     assert [len(curves) for curves in drawn(LINES[:2]).values()] == [1, 1, 0, 0]
+    said = [[text.get_text() for text in axes.texts] for axes in draw(LINES[:2]).axes]
+    assert ["nothing was measured" in texts for texts in said] == [False, False, True, True]
 
 
 def test_lines_of_one_panel_differ_in_colour_and_dashes() -> None:

@@ -1,0 +1,122 @@
+"""The benchmarks without a GPU: each walks through at a small size and writes no figure; the picture of the grid is the kernels'
+own order; a made-up result becomes a table and plots."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import grid
+import plot
+import pytest
+import torch
+import triton
+import triton.language as tl
+from kernel_machine import CUDA, DEVICE, KERNELS
+from llama4_kernels.tiles import groups, in_bands, rows_of, slots
+
+BENCHMARKS = KERNELS / "benchmarks"
+DOCS = KERNELS.parent / "docs" / "kernels"
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(BENCHMARKS / "run.py"), *options]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(CUDA, reason="without a GPU is what is tested here")
+def test_every_benchmark_walks_through_dry_and_says_that_nothing_was_measured(tmp_path: Path) -> None:
+    dry = run("--dry-run", "--into", str(tmp_path / "file.json"))
+    assert dry.returncode == 0, dry.stdout + dry.stderr
+    first, *_, last = dry.stdout.splitlines()
+    assert first == "no GPU: correctness and compile checks only" and last.endswith("every result is right.")
+    assert int(last.split()[0]) > 50 and "ms" not in dry.stdout and "TFLOP" not in dry.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(CUDA, reason="without a GPU is what is tested here")
+def test_without_a_gpu_nothing_is_timed_and_nothing_written(tmp_path: Path) -> None:
+    plain = run("--into", str(tmp_path / "file.json"))
+    assert plain.returncode == 0 and plain.stdout.strip() == "no GPU: correctness and compile checks only"
+    assert not list(tmp_path.iterdir())
+
+
+@triton.jit
+def _tell(told_ptr, ends_ptr, experts, columns, ROWS: tl.constexpr, BAND: tl.constexpr, SLOTS: tl.constexpr):
+    begins, ends, tiles, after = groups(ends_ptr, experts, ROWS, SLOTS)
+    row_tiles = tl.sum(tiles, 0)
+    for number in tl.range(tl.program_id(0), row_tiles * columns, tl.num_programs(0)):
+        row_tile, column = in_bands(number, row_tiles, columns, BAND)
+        expert, row, end = rows_of(row_tile, begins, ends, tiles, after, ROWS, SLOTS)
+        tl.store(told_ptr + 5 * number, row_tile)
+        tl.store(told_ptr + 5 * number + 1, column)
+        tl.store(told_ptr + 5 * number + 2, expert)
+        tl.store(told_ptr + 5 * number + 3, row)
+        tl.store(told_ptr + 5 * number + 4, tl.minimum(end - row, ROWS))
+
+
+def test_the_picture_shows_the_order_that_the_kernels_take() -> None:
+    ends_E = torch.tensor(grid.SIZES, device=DEVICE).cumsum(0)
+    expected = [(tile, column, *grid.row_tiles()[tile]) for tile, column in grid.order()]
+    told = torch.full((len(expected), 5), -1, dtype=torch.int32, device=DEVICE)
+    _tell[(grid.PROGRAMS,)](
+        told, ends_E, len(grid.SIZES), grid.COLUMN_TILES, ROWS=grid.ROWS, BAND=grid.BAND, SLOTS=slots(len(grid.SIZES))
+    )
+    assert told.tolist() == [list(row) for row in expected]
+
+
+def test_the_committed_picture_is_the_one_that_is_drawn() -> None:
+    assert (DOCS / "grid.svg").read_text(encoding="utf-8") == grid.svg()
+
+
+def made_up() -> dict:
+    """A result of a machine that there is not."""
+    named = {"table": "grouped matmul", "shape": "Scout", "routing": "uniform"}
+    records = [
+        {**named, "tokens": tokens, "flops": tokens * 1e9, "side": side, "ms": ms, "error": 0.003}
+        for tokens in (16, 1024)
+        for side, ms in (("ours", tokens / 500), ("grouped_mm", tokens / 400))
+    ]
+    records.append({**records[0], "tokens": 1, "side": "grouped_mm", "ms": None, "error": None, "refused": "too small"})
+    versions = {"python": "3.11", "torch": "2.11", "triton": "3.6"}
+    ceilings = {"product_side": 8192, "product_tflops": 700.0, "copy_bytes": 2**31, "copy_tb_s": 4.2}
+    return {
+        "date": "2026-01-01",
+        "commit": "c" * 40,
+        "device": "a card",
+        "dtype": "torch.bfloat16",
+        "versions": versions,
+    } | {
+        "ceilings": ceilings,
+        "records": records,
+    }
+
+
+def test_a_result_becomes_a_table_in_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- kernels -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
+    plot.put(plot.table(made_up()), page)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n") and "old" not in text
+    assert "| grouped matmul | Scout | 1024 | uniform | 2.048 ms (500) | 2.560 ms (400) |" in text
+    assert "| grouped matmul | Scout | 1 | uniform |  | refused |" in text and "700 TFLOP/s" in text
+    with pytest.raises(SystemExit, match="has no lines"):
+        plot.put("x", DOCS / "log.md")
+
+
+def test_a_result_becomes_plots(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    files = plot.draw(made_up(), tmp_path)
+    assert [file.name for file in files] == ["grouped-matmul.png"] and files[0].stat().st_size > 5000
+
+
+def test_committed_results_are_whole() -> None:
+    """Each has its ceilings, a commit, and errors that were checked."""
+    for file in (BENCHMARKS / "results").glob("*.json"):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        assert result["ceilings"]["product_tflops"] and result["commit"]
+        assert all(r["error"] < 0.02 for r in result["records"] if r["side"] == "ours")
