@@ -29,7 +29,9 @@ def test_wheel_holds_the_default_model_and_no_tests(unpacked: Path) -> None:
     files = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     for name in ("config.json", "model.safetensors", "tokenizer.model"):
         assert f"llama4/assets/tiny/{name}" in files
-    assert "llama4/py.typed" in files
+    for name in ("py.typed", "train/prompts.json", "assets/pictures/names.json", "assets/pictures/dog-face.png"):
+        assert f"llama4/{name}" in files
+    assert "llama4_kernels/moe.py" in files
     assert not [name for name in files if name.startswith(("tests/", "kernels/"))]
 
 
