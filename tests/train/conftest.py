@@ -17,8 +17,8 @@ from llama4.train.speak import Speak
 from llama4.train.tasks import TASKS, Mixture
 
 ONLY_NAMES = Mixture(**{task: float(task == "name_one") for task in TASKS}, english=1.0, mean_turns=1)
-SEE = Plan(steps=40, rows=13, muon_lr=0.02, adam_lr=3e-3, warmup=5, evaluate_every=40, save_every=100)
-SPEAK = Plan(steps=100, rows=13, tokens=4000, muon_lr=0.03, adam_lr=1e-2, warmup=5, evaluate_every=100, save_every=200)
+SEE = Plan(steps=70, rows=13, muon_lr=0.02, adam_lr=3e-3, warmup=5, evaluate_every=70, save_every=100)
+SPEAK = Plan(steps=140, rows=13, tokens=4000, muon_lr=0.03, adam_lr=1e-2, warmup=5, evaluate_every=140, save_every=200)
 LEARN_BY_HEART = replace(
     RECIPE, mixture=ONLY_NAMES, augmentation=NONE, many_tiles=0.0, smoothing=0.0, see=SEE, speak=SPEAK
 )
@@ -46,7 +46,7 @@ def known(stage: Speak, artist: str) -> float:
 
 @pytest.fixture(scope="session")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Taught:
-    """Thirteen emoji by two artists, their English names, learnt by heart in 140 steps."""
+    """Thirteen emoji by two artists, their English names, learnt by heart in 210 steps."""
     folder = tmp_path_factory.mktemp("taught")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "LOG_EVERY", 5)
