@@ -31,7 +31,7 @@ def test_wheel_holds_the_default_model_and_no_tests(unpacked: Path) -> None:
         assert f"llama4/assets/tiny/{name}" in files
     for name in ("py.typed", "train/prompts.json", "assets/pictures/names.json", "assets/pictures/dog-face.png"):
         assert f"llama4/{name}" in files
-    assert "llama4_kernels/moe.py" in files
+    assert ("llama4_kernels/moe.py" in files) == (ROOT / "kernels").is_dir()  # the kernels may be taken away
     assert not [name for name in files if name.startswith(("tests/", "kernels/"))]
 
 
