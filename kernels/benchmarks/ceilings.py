@@ -1,7 +1,7 @@
 """What this card can do at most, measured in the same run: one large product, and one large copy.
 
-Ratios to a data sheet compare a kernel with a card that nobody has: the 989 TFLOP/s of bf16 are 785 at the clock that random
-data allow.
+Ratios to a data sheet compare a kernel with a card that nobody has: the clock falls under load, and on random data further than
+on zeros.
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ from llama4_kernels.configs import HOPPER, Tile
 SHARED, REGISTERS = 227 * 1024, 255
 DTYPES = ("bf16", "fp16")
 EXPERTS = {"Scout": 32, "Maverick": 256}  # SLOTS: the power of two above 16 and 128
-POINTERS = {"i64": "*i64", "fp32": "*fp32"}
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,10 @@ class Compiled:
     hgmma: int
     copies: int
 
-    def faults(self, needs_hgmma: bool = True) -> list[str]:
+    def faults(self) -> list[str]:
         """What the gate refuses; empty when it passes."""
         return [
-            *([] if self.hgmma or not needs_hgmma else ["no HGMMA"]),
+            *([] if self.hgmma else ["no HGMMA"]),
             *([f"{self.stack} bytes of stack"] if self.stack else []),
             *([f"{self.shared} bytes of shared memory"] if self.shared > SHARED else []),
             *([f"{self.registers} registers"] if self.registers > REGISTERS else []),
