@@ -2,7 +2,7 @@
 
 A batch depends on the seed and its number alone, so a run that was stopped goes on with the batch that it would have had:
 
-    rng = default_rng((seed, 2, number))
+    rng = default_rng((seed of the recipe, stage, number))
 
 Rows of like length go together into one part, as many as fit `tokens` once they are padded to the longest: a question about one
 small picture has some 45 tokens, one about a picture of 17 tiles 320, and 64 rows padded to the longest are mostly padding.
@@ -70,11 +70,11 @@ class Batches:
     rows: int
     tokens: int
     pad_id: int
-    seed: int
+    seed: tuple[int, ...]
 
     def batch(self, number: int) -> Batch:
         """Batch `number`, its parts from the shortest rows to the longest."""
-        rng = np.random.default_rng((self.seed, 2, number))
+        rng = np.random.default_rng((*self.seed, number))
         mixture = self.mixture_at(number)
         conversations = [draw(rng, self.renderer.studio.dataset, mixture) for _ in range(self.rows)]
         shown = [[picture for turn in c.turns for picture in turn.pictures] for c in conversations]

@@ -2,7 +2,7 @@
 
     python -m llama4.train.plot runs/tiny --into docs/training.png
 
-Four panels over the steps of both stages, one after the other: losses, right answers in training, right answers on the artist
+Four panels over the steps of all stages, one after the other: losses, right answers in training, right answers on the artist
 to validate on, and the busiest expert of each MoE layer, whose 1 is perfect balance. The colours are Okabe and Ito's, which
 colour-blind people tell apart; lines differ in their dashes as well.
 """
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+STAGES = ("see", "words", "speak")  # in the order in which they run
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito
 DASHES = ("-", "--", "-.", ":")
 SIZE, DPI = (10.0, 6.8), 150  # inches; 1500 px wide, and still read at the 830 px of a GitHub page
@@ -33,9 +34,9 @@ Curve = tuple[list[int], list[float]]  # steps and values
 
 
 def curves(lines: Iterable[Line]) -> dict[tuple[str, str], Curve]:
-    """(stage, name) → steps and values. Stage two's steps go on from stage one's last; validation is split by `shares`."""
+    """(stage, name) → steps and values. A stage's steps go on from those before it; validation is split by `shares`."""
     lines = list(lines)
-    before = {"see": 0, "speak": max((line["step"] for line in lines if line["stage"] == "see"), default=0)}
+    before = begins(lines)
     found: dict[tuple[str, str], Curve] = {}
     for line in lines:
         stage = line["stage"]
@@ -46,6 +47,22 @@ def curves(lines: Iterable[Line]) -> dict[tuple[str, str], Curve]:
                 steps.append(line["step"] + before.get(stage, 0))
                 points.append(value)
     return found
+
+
+def begins(lines: Sequence[Line]) -> dict[str, int]:
+    """stage → how many steps the stages before it took."""
+    last = {stage: max((line["step"] for line in lines if line["stage"] == stage), default=0) for stage in STAGES}
+    return {stage: sum(last[earlier] for earlier in STAGES[:number]) for number, stage in enumerate(STAGES)}
+
+
+def joined(found: Mapping[tuple[str, str], Curve], name: str) -> Curve | None:
+    """A curve of stage two and its continuation in stage three; None where neither has one."""
+    pieces = [found[stage, name] for stage in STAGES[1:] if (stage, name) in found]
+    return (
+        ([step for steps, _ in pieces for step in steps], [v for _, values in pieces for v in values])
+        if pieces
+        else None
+    )
 
 
 def shares(validation: Mapping[str, float]) -> dict[str, float]:
@@ -71,19 +88,19 @@ def draw(lines: Sequence[Line]) -> Figure:
     figure = Figure(figsize=SIZE, layout="constrained")
     (losses, right), (validation, experts) = figure.subplots(2, 2, sharex=True)
     named = {
-        "stage one: which emoji is this tile?": ("see", "which"),
-        "stage two: a token of an answer": ("speak", "answers"),
+        "stage one: which emoji is this tile?": found.get(("see", "which")),
+        "stages two and three: a token of an answer": joined(found, "answers"),
     }
-    _panel(losses, "Loss (cross entropy, nats)", {label: found[key] for label, key in named.items() if key in found})
+    _panel(losses, "Loss (cross entropy, nats)", named)
     named = {
-        "stage one: tiles": ("see", "right"),
-        "stage two: tokens of answers": ("speak", "right_tokens"),
+        "stage one: tiles": found.get(("see", "right")),
+        "stages two and three: tokens of answers": joined(found, "right_tokens"),
     }
-    _panel(right, "Right in training", {label: found[key] for label, key in named.items() if key in found})
+    _panel(right, "Right in training", named)
     validated = {name: curve for (_, name), curve in found.items() if ": " in name}
     _panel(validation, "Right on an artist not learnt from", validated, marker="o")
-    layers = sorted(name for _, name in found if name.startswith("busiest_"))
-    routed = {f"MoE layer {int(name.split('_')[1]) + 1}": found["speak", name] for name in layers}
+    layers = sorted({name for _, name in found if name.startswith("busiest_")})
+    routed = {f"MoE layer {int(name.split('_')[1]) + 1}": joined(found, name) for name in layers}
     _panel(experts, "Busiest expert, times the mean", routed)
     for axes in (right, validation):
         axes.set_ylim(0, 1)
@@ -97,29 +114,31 @@ def draw(lines: Sequence[Line]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, title: str, drawn: Mapping[str, Curve], marker: str = "") -> None:
-    """One panel: a line for each curve, named in a legend, which is left out where there is nothing to name."""
+def _panel(axes: Axes, title: str, drawn: Mapping[str, Curve | None], marker: str = "") -> None:
+    """One panel: a line for each curve there is, named in a legend, which is left out where there is nothing to name."""
     axes.set_title(title, fontsize=12, loc="left")
     axes.grid(color="0.9", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    for number, (label, (steps, values)) in enumerate(drawn.items()):
+    there = {label: curve for label, curve in drawn.items() if curve}
+    for number, (label, (steps, values)) in enumerate(there.items()):
         style, colour = DASHES[number % len(DASHES)], COLOURS[number % len(COLOURS)]
         axes.plot(steps, values, style, color=colour, label=label, linewidth=1.6, marker=marker, markersize=4)
-    if drawn:
+    if there:
         axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=10)
     else:  # a run with --all-artists, or one that has not come so far
         axes.annotate("nothing was measured", (0.5, 0.5), xycoords="axes fraction", ha="center", color="0.35")
 
 
 def _mark_stages(panels: Sequence[Axes], lines: Sequence[Line]) -> None:
-    """A vertical line where stage two begins, and the steps' name under the lower panels."""
-    first = max((line["step"] for line in lines if line["stage"] == "see"), default=0)
+    """A vertical line where a stage begins, and the steps' name under the lower panels."""
+    seen = {line["stage"] for line in lines}
+    firsts = [first for stage, first in begins(lines).items() if first and stage in seen]
     for axes in panels:
         axes.set_xlim(left=0)
-        if first and any(line["stage"] == "speak" for line in lines):
+        for first in firsts:
             axes.axvline(first, color="0.6", linewidth=0.8, linestyle=":")
     for axes in panels[2:]:
-        axes.set_xlabel("steps, stage two after stage one", fontsize=11)
+        axes.set_xlabel("steps, one stage after the other", fontsize=11)
 
 
 def plot(run: Path, into: Path) -> Path:

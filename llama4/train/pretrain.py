@@ -5,7 +5,8 @@
 
     tokenizer      byte pairs of the names, keywords and questions            RUN/tokenizer.model
     stage one      the vision encoder learns which emoji a tile shows         RUN/see.pt
-    stage two      the decoder learns to speak about what it sees             RUN/speak.pt
+    stage two      the decoder learns its first words: English names          RUN/words.pt
+    stage three    the decoder learns sixteen languages and all tasks         RUN/speak.pt
     export         Hugging Face's layout, bf16                                RUN/model
 
 Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later
@@ -32,7 +33,7 @@ from llama4.train.memory import keep_freed_memory
 from llama4.train.recipe import Recipe, small_config
 from llama4.train.render import Renderer, Studio
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Speak
+from llama4.train.speak import Speak, Words
 from llama4.train.weights import draw
 
 DEFAULT_RUN = Path("runs/tiny")
@@ -53,8 +54,9 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Path | None:
     renderer = Renderer(studio)
     if not train(See(model, which, dataset, renderer, recipe), folder):
         return None
-    if not train(Speak(model, tokenizer, renderer, recipe), folder):
-        return None
+    for stage in (Words, Speak):  # made one after the other: a stage begins with the weights that the one before left
+        if not train(stage(model, tokenizer, renderer, recipe), folder):
+            return None
     return export(model, tokenizer, folder / "model")
 
 

@@ -1,10 +1,13 @@
-"""Stage two: the decoder learns to speak about what the encoder sees, from conversations of all tasks.
+"""Stages two and three: the decoder learns its first words about what the encoder sees, and then to speak of it in all
+languages and tasks.
 
     loss = answers + b · balance        objective.py
 
-The vision encoder stays as stage one left it; the projection into the decoder and the decoder learn. A view costs here a third of
-what it would with gradients through the encoder, and teaches the encoder six times less for its cost than it did in stage one.
-With the learning rate that a new decoder needs, an encoder that learnt along lost a quarter of what it had.
+Both are the same but for their conversations and learning rates; recipe.py says why they are two.
+
+The vision encoder stays as stage one left it; the projection into the decoder and the decoder learn. A view costs here a third
+of what it would with gradients through the encoder, and teaches the encoder six times less for its cost than it did in stage
+one. With the learning rate that a new decoder needs, an encoder that learnt along lost a quarter of what it had.
 """
 
 from __future__ import annotations
@@ -19,31 +22,39 @@ from llama4.tokenizer import Tokenizer
 from llama4.train import validate
 from llama4.train.data import Batches
 from llama4.train.objective import Measured, measure
-from llama4.train.recipe import Recipe
+from llama4.train.recipe import Plan, Recipe
 from llama4.train.render import Renderer
 from llama4.train.rows import Writer
+from llama4.train.tasks import Mixture
 from llama4.train.weights import Masters
 
 VALIDATED = 100  # pictures a language, four times as many in English
 
 
 class Speak:
-    """The stage, as `loop.train` runs it."""
+    """Stage three, as `loop.train` runs it. `stream` keeps its batches apart from those of the other stages."""
 
     name = "speak"
+    stream = 3
+    depends: tuple[str, ...] = ("balance_weight", "many_tiles", "lessons", "mixture")
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
         self.model, self.renderer, self.recipe = model, renderer, recipe
-        self.plan = recipe.speak
-        self.numbers = recipe.numbers("speak", "balance_weight", "many_tiles", "lessons", "mixture")
+        self.plan: Plan = getattr(recipe, self.name)
+        self.numbers = recipe.numbers(self.name, *self.depends)
         self.extra = nn.Module()
         model.vision.requires_grad_(False)
         self.masters = Masters(model)
         self.writer = Writer(tokenizer, model.config.vision.tokens_per_tile)
+        seed = (recipe.seed, self.stream)
         self.batches = Batches(
-            renderer, self.writer, recipe.mixture_at, self.plan.rows, self.plan.tokens, tokenizer.pad_id, recipe.seed
+            renderer, self.writer, self.mixture_at, self.plan.rows, self.plan.tokens, tokenizer.pad_id, seed
         )
         self.moe_layers = max(1, sum(spec.ffn == "moe" for spec in model.config.layers))
+
+    def mixture_at(self, step: int) -> Mixture:
+        """What batch `step` is drawn from."""
+        return self.recipe.mixture_at(step)
 
     def gradients(self, step: int) -> Mapping[str, float]:
         """The parts of the batch one after the other; each answer token of the batch weighs the same."""
@@ -77,6 +88,18 @@ class Speak:
                 self.model, self.renderer.studio.dataset, self.writer, artist, VALIDATED, pad_id
             ).items()
         }
+
+
+class Words(Speak):
+    """Stage two."""
+
+    name = "words"
+    stream = 2
+    depends = ("balance_weight", "many_tiles", "first_words")
+
+    def mixture_at(self, step: int) -> Mixture:
+        """Always the same."""
+        return self.recipe.first_words
 
 
 def figures(measured: Measured, parts: int) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """A stage's state on disk, so that a stopped run goes on bit for bit: weights, momenta, and the number of the next step.
 
-    RUN/see.pt, RUN/speak.pt      fp32 weights, what is not shipped, the optimisers' state, the step, the numbers it was run with
+    RUN/STAGE.pt      fp32 weights, what is not shipped, the optimisers' state, the step, the numbers it was run with
 
 There is no generator to save: everything drawn depends on the seed and the step. A state is written beside and renamed, so a run
 killed while it writes goes on from the state before.

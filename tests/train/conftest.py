@@ -26,7 +26,7 @@ LEARN_BY_HEART = replace(
 
 @dataclass(frozen=True)
 class Taught:
-    """Stage one as it ended, stage two as it ended, the model while it knew some names and not others, and the log."""
+    """Stage one as it ended, stage three as it ended, the model while it knew some names and not others, and the log."""
 
     see: See
     speak: Speak

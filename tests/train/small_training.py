@@ -25,7 +25,7 @@ from llama4.train.recipe import Plan, Recipe
 from llama4.train.render import Renderer, Studio
 from llama4.train.rows import Writer
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Speak
+from llama4.train.speak import Speak, Words
 from llama4.train.tasks import Mixture
 from llama4.train.weights import draw
 
@@ -39,7 +39,7 @@ NONE = Augmentation(
     rubbed_out=0,
 )
 SHORT = Plan(steps=6, rows=5, tokens=400, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=4, save_every=2)
-RECIPE = Recipe(seed=7, see=SHORT, speak=SHORT, lessons=(), many_tiles=0.2)
+RECIPE = Recipe(seed=7, see=SHORT, words=SHORT, speak=SHORT, lessons=(), many_tiles=0.2)
 
 
 @cache
@@ -114,7 +114,7 @@ def batches(renderer: Renderer, rows: int, tokens: int, seed: int = 7, mixture: 
     """Batches of the small tokenizer."""
     tokenizer = small_tokenizer()
     writer = Writer(tokenizer, VISION.tokens_per_tile)
-    return Batches(renderer, writer, lambda _: mixture or Mixture(), rows, tokens, tokenizer.pad_id, seed)
+    return Batches(renderer, writer, lambda _: mixture or Mixture(), rows, tokens, tokenizer.pad_id, (seed, 3))
 
 
 def see_stage(recipe: Recipe = RECIPE, renderer: Renderer | None = None) -> See:
@@ -126,9 +126,15 @@ def see_stage(recipe: Recipe = RECIPE, renderer: Renderer | None = None) -> See:
 
 
 def speak_stage(recipe: Recipe = RECIPE, after: See | None = None) -> Speak:
-    """Stage two, after the given stage one."""
+    """Stage three, straight after the given stage one."""
     after = after or see_stage(recipe)
     return Speak(after.model, small_tokenizer(), after.renderer, recipe)
+
+
+def words_stage(recipe: Recipe = RECIPE) -> Words:
+    """Stage two."""
+    after = see_stage(recipe)
+    return Words(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def write_folder(folder: Path, artists: tuple[str, ...]) -> Path:

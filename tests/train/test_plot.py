@@ -16,6 +16,10 @@ LINES: list[dict[str, Any]] = [
     {"stage": "see", "step": 20, "seconds": 1.0, "which": 7.0, "right": 0.1, "norm": 2.0},
     {"stage": "see", "step": 40, "seconds": 2.0, "which": 5.0, "right": 0.2, "norm": 2.0},
     {"stage": "see", "step": 40, "seconds": 2.5, "validation": {"blob": 0.25}},
+    {
+        **{"stage": "words", "step": 20, "seconds": 1.0, "answers": 4.0, "right_tokens": 0.05},
+        **{"norm": 1.0, "busiest_0": 3.5, "busiest_1": 3.0},
+    },
     *(
         {
             **{"stage": "speak", "step": step, "seconds": 1.0, "answers": 3 - step / 50, "right_tokens": step / 100},
@@ -39,10 +43,11 @@ def drawn(lines: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[float],
     }
 
 
-def test_the_steps_of_stage_two_follow_those_of_stage_one() -> None:
+def test_the_steps_of_a_stage_follow_those_of_the_one_before() -> None:
     found = curves(LINES)
     assert found["see", "which"] == ([20, 40], [7.0, 5.0])
-    assert found["speak", "answers"] == ([60, 80, 100], [2.6, 2.2, 1.8])
+    assert found["words", "answers"] == ([60], [4.0])
+    assert found["speak", "answers"] == ([80, 100, 120], [2.6, 2.2, 1.8])
     assert not {name for _, name in found} & {"stage", "step", "seconds", "validation"}
 
 
@@ -58,12 +63,12 @@ def test_every_panel_has_its_curves() -> None:
     panels = drawn(LINES)
     assert [len(curves) for curves in panels.values()] == [2, 2, 3, 2]
     losses, right, validation, experts = panels.values()
-    assert losses["stage two: a token of an answer"] == ([60, 80, 100], [2.6, 2.2, 1.8])
+    assert losses["stages two and three: a token of an answer"] == ([60, 80, 100, 120], [4.0, 2.6, 2.2, 1.8])
     assert losses["stage one: which emoji is this tile?"] == ([20, 40], [7.0, 5.0])
-    assert right["stage two: tokens of answers"] == ([60, 80, 100], [0.2, 0.4, 0.6])
+    assert right["stages two and three: tokens of answers"] == ([60, 80, 100, 120], [0.05, 0.2, 0.4, 0.6])
     assert validation["blob: tiles told apart"] == ([40], [0.25])
-    assert validation["blob: English names"] == ([100], [0.6])
-    assert experts["MoE layer 2"] == ([60, 80, 100], [2.2, 2.4, 2.6])
+    assert validation["blob: English names"] == ([120], [0.6])
+    assert experts["MoE layer 2"] == ([60, 80, 100, 120], [3.0, 2.2, 2.4, 2.6])
 
 
 def test_a_run_that_has_come_to_stage_one_only_is_drawn_too() -> None:

@@ -46,8 +46,8 @@ def test_the_share_of_steps_over_which_it_falls() -> None:
     assert set(rate[9:801]) == {1.0} and rate[900] == pytest.approx(0.5)
 
 
-def test_both_plans_warm_up_before_they_fall() -> None:
-    for plan in (Recipe().see, Recipe().speak):
+def test_all_plans_warm_up_before_they_fall() -> None:
+    for plan in (Recipe().see, Recipe().words, Recipe().speak):
         assert plan.warmup < plan.steps * (1 - plan.decay) and max(map(plan.rate, range(plan.steps))) == 1.0
 
 
@@ -75,20 +75,21 @@ def test_lessons_come_before_the_whole_mixture() -> None:
     ends = [lesson.until * steps for lesson in recipe.lessons]
     assert ends == sorted(ends) and ends[0] > 0 and ends[-1] < steps
     assert recipe.mixture_at(0) == recipe.lessons[0].mixture == recipe.mixture_at(int(ends[0]) - 1)
-    assert recipe.mixture_at(math.ceil(ends[0])) == recipe.lessons[1].mixture
     assert recipe.mixture_at(math.ceil(ends[-1])) == recipe.mixture == recipe.mixture_at(steps - 1)
 
 
-def test_the_first_lesson_is_one_question_in_english_and_the_second_names_in_all_languages() -> None:
+def test_the_first_words_are_one_question_in_english_and_the_first_lesson_names_in_all_languages() -> None:
     rng = Random(0)
     made_up = dataset("noto")
-    first, second = ([draw(rng, made_up, lesson.mixture) for _ in range(300)] for lesson in Recipe().lessons)
+    recipe = Recipe()
+    taught = (recipe.first_words, recipe.lessons[0].mixture)
+    first, second = ([draw(rng, made_up, mixture) for _ in range(300)] for mixture in taught)
     assert {(c.task, c.language, len(c.turns)) for c in first} == {("name_one", "en", 1)}
     assert {c.task for c in second} == {"name_one", "name_many", "translate"}
     assert {c.language for c in second} == set(LANGUAGES)
 
 
-@pytest.mark.parametrize("plan", ["see", "speak"])
+@pytest.mark.parametrize("plan", ["see", "words", "speak"])
 def test_a_stages_numbers_are_its_plan_and_what_it_is_drawn_from(plan: str) -> None:
     recipe = Recipe()
     numbers = recipe.numbers(plan, "smoothing")

@@ -1,5 +1,5 @@
-"""Pins stage two: the loss falls until the small model names its pictures, what it learnt is what the package's own generation
-says, and the log's means are over what they are said to be."""
+"""Pins stages two and three: the loss falls until the small model names its pictures, what it learnt is what the package's own
+generation says, and the log's means are over what they are said to be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import Taught
 from PIL import Image
-from small_training import RECIPE, VISION, small_model, small_tokenizer, speak_stage, studio
+from small_training import RECIPE, VISION, small_model, small_tokenizer, speak_stage, studio, words_stage
 from task_emoji import EMOJI
 
 from llama4.generate import LLM
@@ -129,6 +129,14 @@ def test_parts_add_up_to_the_batch() -> None:
     assert len(stages[0].batches.batch(1).parts) > len(stages[1].batches.batch(1).parts)
     assert_near(gradients_of(stages[0]), gradients_of(stages[1]))
     assert many["answer_tokens"] == one["answer_tokens"]
+
+
+def test_first_words_are_drawn_from_their_own_mixture_and_numbers() -> None:
+    recipe = replace(RECIPE, first_words=Mixture(**{name: float(name == "nth") for name in TASKS}))
+    words, speak = words_stage(recipe), speak_stage(replace(recipe, mixture=recipe.first_words))
+    assert {words.mixture_at(step).nth for step in range(6)} == {1.0} == {speak.mixture_at(0).nth}
+    first, other = (stage.batches.batch(0).parts[0].tokens_BS for stage in (words, speak))
+    assert first.shape != other.shape or not torch.equal(first, other)
 
 
 def test_a_batch_of_text_alone_runs() -> None:
