@@ -29,22 +29,30 @@ def tflops(record: Record) -> float | None:
 
 
 def table(result: Record) -> str:
-    """One row a case, one column a side: milliseconds, and TFLOP/s in brackets."""
+    """One row a case: the least that the ceilings allow, and a column a side, in milliseconds, with TFLOP/s in brackets."""
     ceilings = result["ceilings"]
     head = (
         f"{result['date']}, commit {(result['commit'] or 'unknown')[:12]}: {result['device']}, {result['dtype']}, torch "
         f"{result['versions']['torch']}, Triton {result['versions']['triton']}. Same-run ceilings: "
-        f"{ceilings['product_side']}³ product {ceilings['product_tflops']:.0f} TFLOP/s, copy {ceilings['copy_tb_s']:.2f} TB/s."
+        f"{ceilings['product_side']}³ product {ceilings['product_tflops']:.0f} TFLOP/s, copy {ceilings['copy_tb_s']:.2f} TB/s, "
+        f"read {ceilings['read_tb_s']:.2f} TB/s. In brackets TFLOP/s; the floor is the longer of FLOPs and weights read."
     )
     cases: dict[tuple, dict[str, Record]] = defaultdict(dict)
     for record in result["records"]:
         cases[record["table"], record["shape"], record["tokens"], record["routing"]][record["side"]] = record
     sides = list(dict.fromkeys(record["side"] for record in result["records"]))
-    rows = [f"| | shape | tokens | routing | {' | '.join(sides)} |", "|---" * (4 + len(sides)) + "|"]
+    rows = [f"| | shape | tokens | routing | floor | {' | '.join(sides)} |", "|---" * (5 + len(sides)) + "|"]
     for (name, shape, tokens, routing), found in cases.items():
+        least = f"{floor_ms(next(iter(found.values())), ceilings):.3f} ms"
         cells = [_cell(found[side]) if side in found else "" for side in sides]
-        rows.append(f"| {name} | {shape} | {tokens} | {routing} | {' | '.join(cells)} |")
+        rows.append(f"| {name} | {shape} | {tokens} | {routing} | {least} | {' | '.join(cells)} |")
     return head + "\n\n" + "\n".join(rows)
+
+
+def floor_ms(record: Record, ceilings: Record) -> float:
+    """The time that the FLOPs take at the product's speed or, where they are told, the weights' bytes at the reading speed."""
+    computed = record["flops"] / ceilings["product_tflops"] / 1e9
+    return max(computed, record.get("bytes", 0) / ceilings["read_tb_s"] / 1e9)
 
 
 def _cell(record: Record) -> str:

@@ -11,7 +11,9 @@ All figures of a file are of one run; ratios are to the ceilings and the peers i
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import os
 import platform
 import subprocess
@@ -28,8 +30,9 @@ HERE = Path(__file__).resolve().parent
 FORMAT = "llama4-kernels-1"
 NO_GPU = "no GPU: correctness and compile checks only"
 DRY_TOKENS = (1, 5, 48)
+LEARNT = 1024  # the fewest tokens of a training step that are measured
 Record = dict[str, Any]
-Side = Callable[[], Tensor]
+Side = Callable[[], Tensor | tuple[Tensor, ...]]
 
 
 def grouped_cases(shape: Any, tokens: int, routing: str) -> list[Record]:
@@ -98,6 +101,29 @@ def layer_cases(shape: Any, tokens: int, routing: str) -> list[Record]:
         return records + _transformers(shape, x_ND, weights, named, generator)
 
 
+def training_cases(shape: Any, tokens: int, routing: str) -> list[Record]:
+    """The whole MoE layer, forward and backward, to the gradients of tokens, router and all weights; ours, and composed."""
+    import peers
+    from llama4_kernels import moe_mlp
+    from shapes import routes
+    from timing import device, narrow
+
+    generator = torch.Generator(device=device()).manual_seed(tokens)
+    d, f, e = shape.width, shape.hidden, shape.experts
+    sizes = ((e, d, 2 * f), (e, f, d), (f, d), (f, d), (d, f))
+    x_ND, dy_ND = (torch.randn(tokens, d, device=device(), generator=generator).to(narrow()) for _ in range(2))
+    inputs = (x_ND, routes(tokens, e, routing, device()), *(_weights(generator, *size) for size in sizes))
+    for tensor in inputs:
+        tensor.requires_grad_(True)
+
+    def learnt(layer: Callable[..., Tensor]) -> Side:
+        return lambda: torch.autograd.grad(layer(*inputs), inputs, dy_ND)
+
+    sides = {"ours": learnt(moe_mlp), "composed": learnt(peers.composed)}
+    named = {"table": "MoE layer, forward and backward", "shape": shape.name, "tokens": tokens, "routing": routing}
+    return timed({**named, "flops": 3 * shape.layer_flops(tokens)}, sides, learnt(_layer_fp32))
+
+
 def _transformers(shape: Any, x_ND: Tensor, weights: tuple, named: Record, generator: torch.Generator) -> list[Record]:
     """transformers routes by a router of its own: ours is given that router's logits, so that both do the same."""
     import peers
@@ -120,7 +146,7 @@ def timed(named: Record, sides: dict[str, Side], exact: Side) -> list[Record]:
     """One record a side: how far from float32 it is, then how long it takes. A wrong side stops everything."""
     from timing import median_ms
 
-    expected, records = exact().float(), []
+    expected, records = exact(), []
     for side, run in sides.items():
         try:
             found = run()
@@ -131,11 +157,21 @@ def timed(named: Record, sides: dict[str, Side], exact: Side) -> list[Record]:
                 {**named, "side": side, "ms": None, "error": None, "refused": str(error).split("\n")[0][:200]}
             )
             continue
-        error = float((found.float() - expected).norm() / expected.norm().clamp_min(1e-30))
+        error = max(itertools.starmap(_distance, zip(_tensors(found), _tensors(expected), strict=True)))
         if not error < 0.02:  # relative RMS; bf16 alone makes 0.002 to 0.006
             raise SystemExit(f"{named}: {side} is wrong by {error:.3f} of the result; nothing is written.")
         records.append({**named, "side": side, "ms": median_ms(run), "error": error})
     return records
+
+
+def _tensors(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    """Relative RMS error; NaN counts as infinite, which max() of NaN would not."""
+    error = float((found.float() - expected.float()).norm() / expected.float().norm().clamp_min(1e-30))
+    return error if error == error else math.inf
 
 
 def _weights(generator: torch.Generator, *size: int) -> Tensor:
@@ -165,14 +201,15 @@ def _layer_fp32(x_ND: Tensor, logits_NE: Tensor, *weights: Tensor) -> Tensor:
     """Expert by expert in float32; the reference of the tests goes token by token, too slow for 16384."""
     gate_up_EDF, down_EFD, gate_FD, up_FD, down_DF = weights
     silu, x = torch.nn.functional.silu, x_ND.float()
-    y_ND = (silu(x @ gate_FD.float().mT) * (x @ up_FD.float().mT)) @ down_DF.float().mT
+    shared_ND = (silu(x @ gate_FD.float().mT) * (x @ up_FD.float().mT)) @ down_DF.float().mT
     logit_N, expert_N = logits_NE.max(-1)
     scored = x * torch.sigmoid(logit_N)[:, None]
-    for expert in expert_N.unique().tolist():
-        rows = (expert_N == expert).nonzero()[:, 0]
+    order_N, outputs = torch.argsort(expert_N), []
+    for expert in expert_N.unique().tolist():  # in rising order, as the rows are
+        rows = order_N[expert_N[order_N] == expert]
         gate, up = (scored[rows] @ gate_up_EDF[expert].float()).chunk(2, dim=-1)
-        y_ND[rows] += (silu(gate) * up) @ down_EFD[expert].float()
-    return y_ND
+        outputs.append((silu(gate) * up) @ down_EFD[expert].float())
+    return shared_ND + torch.empty_like(shared_ND).index_copy(0, order_N, torch.cat(outputs))
 
 
 def provenance(device: torch.device) -> Record:
@@ -222,8 +259,11 @@ def main() -> int:
             for routing in ROUTINGS:
                 print(f"{shape.name}, {tokens} tokens, {routing}", flush=True)
                 records += [*grouped_cases(shape, tokens, routing), *layer_cases(shape, tokens, routing)]
+                if (shape.name != "Maverick" and tokens >= LEARNT) or chosen.dry_run:  # its gradients are another 32 GB
+                    records += training_cases(shape, tokens, routing)
     if chosen.dry_run:
-        print(f"{len(records)} measurements walked through; every result is right.")
+        refused = sum("refused" in record for record in records)
+        print(f"{len(records)} measurements walked through, {refused} refused by a peer; every result is right.")
         return 0
     name = result["device"].lower().replace(" ", "-")
     into = chosen.into or HERE / "results" / f"{name}.json"

@@ -13,6 +13,7 @@ import grid
 import plot
 import pytest
 import torch
+import traffic
 import triton
 import triton.language as tl
 from kernel_machine import CUDA, DEVICE, KERNELS
@@ -34,7 +35,7 @@ def test_every_benchmark_walks_through_dry_and_says_that_nothing_was_measured(tm
     assert dry.returncode == 0, dry.stdout + dry.stderr
     first, *_, last = dry.stdout.splitlines()
     assert first == "no GPU: correctness and compile checks only" and last.endswith("every result is right.")
-    assert int(last.split()[0]) > 50 and "ms" not in dry.stdout and "TFLOP" not in dry.stdout
+    assert int(last.split()[0]) > 80 and last.split()[4] == "0" and "ms" not in dry.stdout and "TFLOP" not in dry.stdout
     assert not list(tmp_path.iterdir())
 
 
@@ -73,6 +74,13 @@ def test_the_committed_picture_is_the_one_that_is_drawn() -> None:
     assert (DOCS / "grid.svg").read_text(encoding="utf-8") == grid.svg()
 
 
+def test_the_picture_of_bytes_is_the_one_that_is_drawn_and_agrees_with_the_pages_table() -> None:
+    assert (DOCS / "traffic.svg").read_text(encoding="utf-8") == traffic.svg()
+    last = next(line for line in (DOCS / "moe-layer.md").read_text(encoding="utf-8").splitlines() if "together" in line)
+    told = [float(cell.split()[0]) for cell in last.split("|")[2:4]]
+    assert told == [pytest.approx(traffic.together(steps), abs=0.5) for steps in (traffic.COMPOSED, traffic.FUSED)]
+
+
 def made_up() -> dict:
     """A result of a machine that there is not."""
     named = {"table": "grouped matmul", "shape": "Scout", "routing": "uniform"}
@@ -83,7 +91,7 @@ def made_up() -> dict:
     ]
     records.append({**records[0], "tokens": 1, "side": "grouped_mm", "ms": None, "error": None, "refused": "too small"})
     versions = {"python": "3.11", "torch": "2.11", "triton": "3.6"}
-    ceilings = {"product_side": 8192, "product_tflops": 700.0, "copy_bytes": 2**31, "copy_tb_s": 4.2}
+    ceilings = {"product_side": 8192, "product_tflops": 700.0, "copy_bytes": 2**31, "copy_tb_s": 4.2, "read_tb_s": 4.0}
     return {
         "date": "2026-01-01",
         "commit": "c" * 40,
@@ -102,10 +110,18 @@ def test_a_result_becomes_a_table_in_the_page(tmp_path: Path) -> None:
     plot.put(plot.table(made_up()), page)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n") and "old" not in text
-    assert "| grouped matmul | Scout | 1024 | uniform | 2.048 ms (500) | 2.560 ms (400) |" in text
-    assert "| grouped matmul | Scout | 1 | uniform |  | refused |" in text and "700 TFLOP/s" in text
+    assert "| grouped matmul | Scout | 1024 | uniform | 1.463 ms | 2.048 ms (500) | 2.560 ms (400) |" in text
+    assert "| grouped matmul | Scout | 1 | uniform | 0.023 ms |  | refused |" in text and "700 TFLOP/s" in text
     with pytest.raises(SystemExit, match="has no lines"):
         plot.put("x", DOCS / "log.md")
+
+
+def test_the_floor_is_of_what_takes_longer() -> None:
+    """7e11 FLOPs at 700 TFLOP/s take 1 ms, 8e9 bytes at 4 TB/s 2 ms."""
+    ceilings = {"product_tflops": 700.0, "read_tb_s": 4.0}
+    assert plot.floor_ms({"flops": 7e11}, ceilings) == pytest.approx(1.0)
+    assert plot.floor_ms({"flops": 7e11, "bytes": 8e9}, ceilings) == pytest.approx(2.0)
+    assert plot.floor_ms({"flops": 2.8e12, "bytes": 8e9}, ceilings) == pytest.approx(4.0)
 
 
 def test_a_result_becomes_plots(tmp_path: Path) -> None:
