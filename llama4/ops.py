@@ -144,12 +144,12 @@ def attention(q_BHSK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, mask: Tensor | Non
     """
     learning = torch.is_grad_enabled() and (q_BHSK.requires_grad or k_BGTK.requires_grad or v_BGTK.requires_grad)
     short = max(q_BHSK.shape[2], k_BGTK.shape[2]) <= SHORT
-    if learning and short and mask is None and q_BHSK.device.type == "cpu":
-        return plain_attention(q_BHSK, k_BGTK, v_BGTK, is_causal)
+    if learning and short and q_BHSK.device.type == "cpu":
+        return plain_attention(q_BHSK, k_BGTK, v_BGTK, mask, is_causal)
     return F.scaled_dot_product_attention(q_BHSK, k_BGTK, v_BGTK, mask, is_causal=is_causal, enable_gqa=True)
 
 
-def plain_attention(q_BHSK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, is_causal: bool) -> Tensor:
+def plain_attention(q_BHSK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
     """The same, written out; the query heads that share a key/value head are more rows of one product."""
     sharing, queries = q_BHSK.shape[1] // k_BGTK.shape[1], q_BHSK.shape[2]
     q_BGSK = rearrange(q_BHSK * q_BHSK.shape[-1] ** -0.5, "b (g h) s k -> b g (h s) k", h=sharing)
@@ -157,5 +157,8 @@ def plain_attention(q_BHSK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, is_causal: b
     if is_causal:
         later_ST = scores_BGST.new_full((queries, k_BGTK.shape[2]), float("-inf")).triu(1)
         scores_BGST = scores_BGST + later_ST.repeat(sharing, 1)
+    if mask is not None:  # [B, 1, S, T], True where a key is seen
+        hidden_B1ST = torch.zeros_like(mask, dtype=scores_BGST.dtype).masked_fill(~mask, float("-inf"))
+        scores_BGST = scores_BGST + hidden_B1ST.repeat(1, 1, sharing, 1)
     weights_BGST = scores_BGST.softmax(-1)  # bf16 in and out, fp32 inside
     return rearrange(weights_BGST @ v_BGTK, "b g (h s) k -> b (g h) s k", h=sharing)

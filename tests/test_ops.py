@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_models import assert_close, drawn_model, random_tokens, small_config
 
 from llama4 import ops
@@ -156,3 +157,24 @@ def test_linear_in_slices_is_linear(lead: tuple[int, ...], out: int, dtype: torc
         strict=True,
     ):
         assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["causal", "mask", "all"])
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+def test_attention_written_out_is_torchs_fused_one(kind: str, kv_heads: int) -> None:
+    """Forward and gradients, where a row sees little, much and everything; more keys than queries where there is a mask."""
+    generator = torch.Generator().manual_seed(4)
+    keys = 7 if kind == "causal" else 11
+    q = torch.randn(3, 6, 7, 8, generator=generator, requires_grad=True)
+    k, v = (torch.randn(3, kv_heads, keys, 8, generator=generator, requires_grad=True) for _ in range(2))
+    mask = torch.rand(3, 1, 7, keys, generator=generator) < 0.5 if kind == "mask" else None
+    if mask is not None:
+        mask[..., 0] = True  # a query that sees nothing has no answer
+    found = ops.plain_attention(q, k, v, mask, kind == "causal")
+    expected = F.scaled_dot_product_attention(q, k, v, mask, is_causal=kind == "causal", enable_gqa=True)
+    assert torch.allclose(found, expected, atol=1e-6)  # sums of 11 terms near 1, in another order
+    weight = torch.randn(found.shape, generator=generator)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, (q, k, v), weight), torch.autograd.grad(expected, (q, k, v), weight), strict=True
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-5)

@@ -10,7 +10,6 @@ small picture has some 45 tokens, one about a picture of 17 tiles 320, and 64 ro
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +65,7 @@ class Batches:
 
     renderer: Renderer
     writer: Writer
-    mixture_at: Callable[[int], Mixture]
+    mixture: Mixture
     rows: int
     tokens: int
     pad_id: int
@@ -75,8 +74,7 @@ class Batches:
     def batch(self, number: int) -> Batch:
         """Batch `number`, its parts from the shortest rows to the longest."""
         rng = np.random.default_rng((*self.seed, number))
-        mixture = self.mixture_at(number)
-        conversations = [draw(rng, self.renderer.studio.dataset, mixture) for _ in range(self.rows)]
+        conversations = [draw(rng, self.renderer.studio.dataset, self.mixture) for _ in range(self.rows)]
         shown = [[picture for turn in c.turns for picture in turn.pictures] for c in conversations]
         tiles = iter(self.renderer.tiles([picture for pictures in shown for picture in pictures], rng))
         drawn = []

@@ -1,4 +1,4 @@
-"""What stages two and three minimise, and how it is summed over the parts of a batch.
+"""What the decoder's stages minimise, and how it is summed over the parts of a batch.
 
     loss = cross entropy of the answers' tokens
          + b · E · Σ_e f_e p_e, mean over the MoE layers            f: share of tokens that expert e got, p: its mean softmax

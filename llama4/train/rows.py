@@ -39,6 +39,10 @@ class Writer:
         start, end = tokenizer.special_id("<|header_start|>"), tokenizer.special_id("<|header_end|>")
         self.headers = {role: [start, *self.text(role), end, *self.text("\n\n")] for role in ("user", "assistant")}
 
+    def opening(self, grid: Grid) -> list[int]:
+        """The ids with which a conversation begins whose first question is about a picture: up to the picture's last one."""
+        return [*self.begin, *self.headers["user"], *self.picture(grid)]
+
     def row(self, conversation: Conversation, grids: Sequence[Grid]) -> Row:
         """`grids` holds the tiling of each picture of the conversation, in order."""
         waiting = iter(grids)

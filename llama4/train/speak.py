@@ -1,9 +1,8 @@
-"""Stages two and three: the decoder learns its first words about what the encoder sees, and then to speak of it in all
-languages and tasks.
+"""Stages two and four: the decoder learns its first words about what the encoder sees, and at last all tasks, from conversations.
 
     loss = answers + b · balance        objective.py
 
-Both are the same but for their conversations and learning rates; recipe.py says why they are two.
+Both are the same but for their conversations and learning rates; recipe.py says why they are apart.
 
 The vision encoder stays as stage one left it; the projection into the decoder and the decoder learn. A view costs here a third
 of what it would with gradients through the encoder, and teaches the encoder six times less for its cost than it did in stage
@@ -31,12 +30,15 @@ from llama4.train.weights import Masters
 VALIDATED = 100  # pictures a language, four times as many in English
 
 
-class Speak:
-    """Stage three, as `loop.train` runs it. `stream` keeps its batches apart from those of the other stages."""
+class Decoding:
+    """What the three stages of the decoder share. `stream` keeps the batches of one apart from those of the others.
 
-    name = "speak"
-    stream = 3
-    depends: tuple[str, ...] = ("balance_weight", "many_tiles", "lessons", "mixture")
+    `depends`: the recipe's numbers, aside from the stage's plan, that its batches and its loss follow from.
+    """
+
+    name: str
+    stream: int
+    depends: tuple[str, ...]
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
         self.model, self.renderer, self.recipe = model, renderer, recipe
@@ -46,27 +48,8 @@ class Speak:
         model.vision.requires_grad_(False)
         self.masters = Masters(model)
         self.writer = Writer(tokenizer, model.config.vision.tokens_per_tile)
-        seed = (recipe.seed, self.stream)
-        self.batches = Batches(
-            renderer, self.writer, self.mixture_at, self.plan.rows, self.plan.tokens, tokenizer.pad_id, seed
-        )
+        self.pad_id = tokenizer.pad_id
         self.moe_layers = max(1, sum(spec.ffn == "moe" for spec in model.config.layers))
-
-    def mixture_at(self, step: int) -> Mixture:
-        """What batch `step` is drawn from."""
-        return self.recipe.mixture_at(step)
-
-    def gradients(self, step: int) -> Mapping[str, float]:
-        """The parts of the batch one after the other; each answer token of the batch weighs the same."""
-        batch = self.batches.batch(step)
-        sums: Counter[str] = Counter()
-        for part in batch.parts:
-            measured = measure(self.model, part, batch.tiles[part.tiles])
-            balance = measured.balance / self.moe_layers / len(batch.parts)
-            (measured.answers / batch.answer_tokens + self.recipe.balance_weight * balance).backward()
-            sums.update(figures(measured, len(batch.parts)))
-        self.masters.collect()
-        return sums
 
     def summary(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Means over answer tokens and over steps."""
@@ -80,14 +63,43 @@ class Speak:
 
     def validate(self) -> dict[str, float]:
         """Exact names in every language, by the first artist to validate on."""
-        pad_id = self.batches.pad_id
         return {
             f"{artist} {code}": share
             for artist in self.renderer.studio.validation
             for code, share in validate.table(
-                self.model, self.renderer.studio.dataset, self.writer, artist, VALIDATED, pad_id
+                self.model, self.renderer.studio.dataset, self.writer, artist, VALIDATED, self.pad_id
             ).items()
         }
+
+
+class Speak(Decoding):
+    """Stage four, as `loop.train` runs it."""
+
+    name = "speak"
+    stream = 4
+    depends = ("balance_weight", "many_tiles", "mixture")
+
+    def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
+        super().__init__(model, tokenizer, renderer, recipe)
+        seed, plan = (recipe.seed, self.stream), self.plan
+        self.batches = Batches(renderer, self.writer, self.mixture, plan.rows, plan.tokens, self.pad_id, seed)
+
+    @property
+    def mixture(self) -> Mixture:
+        """What conversations are drawn from."""
+        return self.recipe.mixture
+
+    def gradients(self, step: int) -> Mapping[str, float]:
+        """The parts of the batch one after the other; each answer token of the batch weighs the same."""
+        batch = self.batches.batch(step)
+        sums: Counter[str] = Counter()
+        for part in batch.parts:
+            measured = measure(self.model, part, batch.tiles[part.tiles])
+            balance = measured.balance / self.moe_layers / len(batch.parts)
+            (measured.answers / batch.answer_tokens + self.recipe.balance_weight * balance).backward()
+            sums.update(figures(measured, len(batch.parts)))
+        self.masters.collect()
+        return sums
 
 
 class Words(Speak):
@@ -97,8 +109,9 @@ class Words(Speak):
     stream = 2
     depends = ("balance_weight", "many_tiles", "first_words")
 
-    def mixture_at(self, step: int) -> Mixture:
-        """Always the same."""
+    @property
+    def mixture(self) -> Mixture:
+        """One question in English about one picture."""
         return self.recipe.first_words
 
 

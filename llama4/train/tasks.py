@@ -159,6 +159,15 @@ def name_one(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixtur
     return Conversation("name_one", language, tuple(turns))
 
 
+def same_picture(rng: Random, emoji: Sequence[Emoji], position: int, count: int) -> list[Conversation]:
+    """`count` conversations about one tile of one emoji, each in another language, each beginning with the picture."""
+    picture, names = Picture((position,), frame=True), emoji[position].names
+    return [
+        Conversation("name_one", code, (Turn(_ask_name(rng, code, later=False), names[code], (picture,)),))
+        for code in rng.sample(tuple(LANGUAGES), count)
+    ]
+
+
 def name_many(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
     """One picture, named in several languages in one answer, in the order they are asked for: 10 tokens a name, not 25."""
     picture, names = _one_picture(rng, emoji)

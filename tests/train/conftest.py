@@ -26,7 +26,7 @@ LEARN_BY_HEART = replace(
 
 @dataclass(frozen=True)
 class Taught:
-    """Stage one as it ended, stage three as it ended, the model while it knew some names and not others, and the log."""
+    """Stage one as it ended, stage four as it ended, the model while it knew some names and not others, and the log."""
 
     see: See
     speak: Speak
@@ -40,7 +40,7 @@ class Taught:
 
 def known(stage: Speak, artist: str) -> float:
     """The share of an artist's pictures that the model names in English."""
-    dataset, pad_id = stage.renderer.studio.dataset, stage.batches.pad_id
+    dataset, pad_id = stage.renderer.studio.dataset, stage.pad_id
     return validate.names(stage.model, dataset, stage.writer, artist, "en", list(range(13)), pad_id)
 
 

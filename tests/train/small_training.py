@@ -20,6 +20,7 @@ from llama4.tokenizer import Tokenizer
 from llama4.train.bpe import count_pieces, train
 from llama4.train.data import Batches
 from llama4.train.emoji.dataset import Artist, Dataset
+from llama4.train.names import Names
 from llama4.train.pictures import Augmentation
 from llama4.train.recipe import Plan, Recipe
 from llama4.train.render import Renderer, Studio
@@ -39,7 +40,7 @@ NONE = Augmentation(
     rubbed_out=0,
 )
 SHORT = Plan(steps=6, rows=5, tokens=400, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=4, save_every=2)
-RECIPE = Recipe(seed=7, see=SHORT, words=SHORT, speak=SHORT, lessons=(), many_tiles=0.2)
+RECIPE = Recipe(seed=7, see=SHORT, words=SHORT, names=SHORT, speak=SHORT, questions=3, many_tiles=0.2)
 
 
 @cache
@@ -60,7 +61,7 @@ def small_config(tokenizer: Tokenizer) -> Config:
         experts=4,
         expert_width=24,
         dense_width=40,
-        chunk=40,
+        chunk=128,
         qk_norm=True,
         rope_scaling=RopeScaling(),
         temperature=Temperature(),
@@ -114,7 +115,7 @@ def batches(renderer: Renderer, rows: int, tokens: int, seed: int = 7, mixture: 
     """Batches of the small tokenizer."""
     tokenizer = small_tokenizer()
     writer = Writer(tokenizer, VISION.tokens_per_tile)
-    return Batches(renderer, writer, lambda _: mixture or Mixture(), rows, tokens, tokenizer.pad_id, (seed, 3))
+    return Batches(renderer, writer, mixture or Mixture(), rows, tokens, tokenizer.pad_id, (seed, 3))
 
 
 def see_stage(recipe: Recipe = RECIPE, renderer: Renderer | None = None) -> See:
@@ -126,7 +127,7 @@ def see_stage(recipe: Recipe = RECIPE, renderer: Renderer | None = None) -> See:
 
 
 def speak_stage(recipe: Recipe = RECIPE, after: See | None = None) -> Speak:
-    """Stage three, straight after the given stage one."""
+    """Stage four, straight after the given stage one."""
     after = after or see_stage(recipe)
     return Speak(after.model, small_tokenizer(), after.renderer, recipe)
 
@@ -135,6 +136,12 @@ def words_stage(recipe: Recipe = RECIPE) -> Words:
     """Stage two."""
     after = see_stage(recipe)
     return Words(after.model, small_tokenizer(), after.renderer, recipe)
+
+
+def names_stage(recipe: Recipe = RECIPE) -> Names:
+    """Stage three, straight after stage one."""
+    after = see_stage(recipe)
+    return Names(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def write_folder(folder: Path, artists: tuple[str, ...]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
@@ -15,9 +14,8 @@ from llama4.config import LayerSpec
 from llama4.config_io import to_hf
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
-from llama4.train.emoji.dataset import LANGUAGES
 from llama4.train.recipe import Plan, Recipe, small_config
-from llama4.train.tasks import draw
+from llama4.train.tasks import TASKS, draw
 from llama4.train.tokenizer import RANKS
 
 
@@ -47,7 +45,7 @@ def test_the_share_of_steps_over_which_it_falls() -> None:
 
 
 def test_all_plans_warm_up_before_they_fall() -> None:
-    for plan in (Recipe().see, Recipe().words, Recipe().speak):
+    for plan in (Recipe().see, Recipe().words, Recipe().names, Recipe().speak):
         assert plan.warmup < plan.steps * (1 - plan.decay) and max(map(plan.rate, range(plan.steps))) == 1.0
 
 
@@ -69,27 +67,14 @@ def test_the_model_that_ships_fits_and_is_what_the_recipe_says() -> None:
     assert config.vocab_size == RANKS + 2048 and config.pad_id not in (config.patch_id, *config.stop_ids)
 
 
-def test_lessons_come_before_the_whole_mixture() -> None:
-    recipe = Recipe()
-    steps = recipe.speak.steps
-    ends = [lesson.until * steps for lesson in recipe.lessons]
-    assert ends == sorted(ends) and ends[0] > 0 and ends[-1] < steps
-    assert recipe.mixture_at(0) == recipe.lessons[0].mixture == recipe.mixture_at(int(ends[0]) - 1)
-    assert recipe.mixture_at(math.ceil(ends[-1])) == recipe.mixture == recipe.mixture_at(steps - 1)
-
-
-def test_the_first_words_are_one_question_in_english_and_the_first_lesson_names_in_all_languages() -> None:
-    rng = Random(0)
-    made_up = dataset("noto")
-    recipe = Recipe()
-    taught = (recipe.first_words, recipe.lessons[0].mixture)
-    first, second = ([draw(rng, made_up, mixture) for _ in range(300)] for mixture in taught)
+def test_the_first_words_are_one_question_in_english_and_the_whole_mixture_has_every_task() -> None:
+    rng, made_up, recipe = Random(0), dataset("noto"), Recipe()
+    first = [draw(rng, made_up, recipe.first_words) for _ in range(300)]
     assert {(c.task, c.language, len(c.turns)) for c in first} == {("name_one", "en", 1)}
-    assert {c.task for c in second} == {"name_one", "name_many", "translate"}
-    assert {c.language for c in second} == set(LANGUAGES)
+    assert {draw(rng, made_up, recipe.mixture).task for _ in range(1000)} == set(TASKS)
 
 
-@pytest.mark.parametrize("plan", ["see", "words", "speak"])
+@pytest.mark.parametrize("plan", ["see", "words", "names", "speak"])
 def test_a_stages_numbers_are_its_plan_and_what_it_is_drawn_from(plan: str) -> None:
     recipe = Recipe()
     numbers = recipe.numbers(plan, "smoothing")

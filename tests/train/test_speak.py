@@ -1,4 +1,4 @@
-"""Pins stages two and three: the loss falls until the small model names its pictures, what it learnt is what the package's own
+"""Pins stages two to four: the loss falls until the small model names its pictures, what it learnt is what the package's own
 generation says, and the log's means are over what they are said to be."""
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def test_parts_add_up_to_the_batch() -> None:
 def test_first_words_are_drawn_from_their_own_mixture_and_numbers() -> None:
     recipe = replace(RECIPE, first_words=Mixture(**{name: float(name == "nth") for name in TASKS}))
     words, speak = words_stage(recipe), speak_stage(replace(recipe, mixture=recipe.first_words))
-    assert {words.mixture_at(step).nth for step in range(6)} == {1.0} == {speak.mixture_at(0).nth}
+    assert words.mixture.nth == 1.0 == speak.mixture.nth
     first, other = (stage.batches.batch(0).parts[0].tokens_BS for stage in (words, speak))
     assert first.shape != other.shape or not torch.equal(first, other)
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_training import RECIPE, see_stage, speak_stage, words_stage
+from small_training import RECIPE, names_stage, see_stage, speak_stage, words_stage
 from toy_stage import PLAN, Toy
 
 from llama4.errors import InputError
 from llama4.train import log, state
 from llama4.train.loop import train, update
 from llama4.train.pictures import Augmentation
-from llama4.train.recipe import Lesson, Plan
+from llama4.train.recipe import Plan
 from llama4.train.tasks import Mixture
 from llama4.train.weights import optimisers
 
@@ -73,14 +73,18 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
     [
         *[("see", "smoothing", 0.3), ("see", "seed", 8), ("see", "all_artists", True), ("speak", "seed", 8)],
         *[("see", "augmentation", Augmentation(turn=3.0)), ("speak", "augmentation", Augmentation(turn=3.0))],
-        *[("speak", "mixture", Mixture(strip=9)), ("speak", "lessons", (Lesson(0.5, Mixture(nth=1)),))],
+        *[
+            ("speak", "mixture", Mixture(strip=9)),
+            ("names", "questions", 2),
+            ("names", "augmentation", Augmentation(turn=3.0)),
+        ],
         *[("speak", "many_tiles", 0.5), ("speak", "balance_weight", 0.5), ("speak", "all_artists", True)],
         *[("words", "first_words", Mixture(nth=1)), ("words", "balance_weight", 0.5), ("words", "seed", 8)],
     ],
 )
 def test_a_state_of_another_recipe_is_refused(stage: str, field: str, value: object, tmp_path: Path) -> None:
     """Whatever a stage's weights depend on; what only other stages depend on may change."""
-    build = {"see": see_stage, "words": words_stage, "speak": speak_stage}[stage]
+    build = {"see": see_stage, "words": words_stage, "names": names_stage, "speak": speak_stage}[stage]
     train(build(), tmp_path, until=1)
     with pytest.raises(InputError, match=rf"{stage}\.pt belongs to a run with other numbers \({field}\)"):
         train(build(replace(RECIPE, **{field: value})), tmp_path, until=2)
@@ -88,12 +92,12 @@ def test_a_state_of_another_recipe_is_refused(stage: str, field: str, value: obj
 
 def test_a_change_to_later_stages_leaves_stage_one_as_it_is(tmp_path: Path) -> None:
     train(see_stage(), tmp_path, until=1)
-    assert train(see_stage(replace(RECIPE, mixture=Mixture(nth=9), balance_weight=1.0, lessons=())), tmp_path)
+    assert train(see_stage(replace(RECIPE, mixture=Mixture(nth=9), balance_weight=1.0, questions=2)), tmp_path)
 
 
-def test_a_change_to_stage_three_leaves_stage_two_as_it_is(tmp_path: Path) -> None:
+def test_a_change_to_later_stages_leaves_stage_two_as_it_is(tmp_path: Path) -> None:
     train(words_stage(), tmp_path, until=1)
-    assert train(words_stage(replace(RECIPE, mixture=Mixture(nth=9), speak=PLAN, lessons=())), tmp_path)
+    assert train(words_stage(replace(RECIPE, mixture=Mixture(nth=9), speak=PLAN, questions=2)), tmp_path)
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -25,9 +25,7 @@ def told(taught: Taught, artist: str, language: str, positions: list[int]) -> li
     """`right_names` of the half-taught model, one picture a call."""
     stage = taught.speak
     return [
-        validate.names(
-            taught.half, stage.renderer.studio.dataset, stage.writer, artist, language, [one], stage.batches.pad_id
-        )
+        validate.names(taught.half, stage.renderer.studio.dataset, stage.writer, artist, language, [one], stage.pad_id)
         == 1.0
         for one in positions
     ]
@@ -54,7 +52,7 @@ def test_names_are_counted_over_batches_of_any_size(taught: Taught, monkeypatch:
         monkeypatch.setattr(validate, "AT_ONCE", at_once)
         monkeypatch.setattr(validate, "TOKENS", tokens)
         share = validate.names(
-            taught.half, stage.renderer.studio.dataset, stage.writer, "noto", "en", EVERY, stage.batches.pad_id
+            taught.half, stage.renderer.studio.dataset, stage.writer, "noto", "en", EVERY, stage.pad_id
         )
         assert share == pytest.approx(sum(singly) / len(singly))
 
@@ -62,7 +60,7 @@ def test_names_are_counted_over_batches_of_any_size(taught: Taught, monkeypatch:
 def test_every_token_of_a_name_must_be_right(taught: Taught) -> None:
     """The fully taught model knows the English names; asked the same and expected to say another, it is wrong every time."""
     stage = taught.speak
-    dataset, pad_id = stage.renderer.studio.dataset, stage.batches.pad_id
+    dataset, pad_id = stage.renderer.studio.dataset, stage.pad_id
     batch = validate._batch(stage.model, dataset, stage.writer, "noto", "en", EVERY, pad_id)
     (part,) = batch.parts
     assert validate.right_names(stage.model, part, batch.tiles).all()
@@ -85,7 +83,7 @@ def test_the_table_asks_every_language_and_english_about_more(taught: Taught, mo
 
     monkeypatch.setattr(validate, "names", watched)
     stage = taught.speak
-    found = validate.table(stage.model, stage.renderer.studio.dataset, stage.writer, "blob", 3, stage.batches.pad_id)
+    found = validate.table(stage.model, stage.renderer.studio.dataset, stage.writer, "blob", 3, stage.pad_id)
     assert found == dict.fromkeys(LANGUAGES, 0.25) and stage.model.training
     stage.model.eval()
     assert asked["en"] == np.linspace(0, 12, 12).round().astype(int).tolist()

@@ -1,0 +1,192 @@
+"""Stage three: names in sixteen languages, many questions about one picture at once.
+
+    trunk      <|begin_of_text|> user: [picture]                      P rows, run once
+    branches   What is this?<|eot|> assistant: dog<|eot|>             P · Q rows, each goes on from its picture
+               Was ist das?<|eot|> assistant: Hund<|eot|>             and sees no other branch
+
+25,000 names (1585 emoji in sixteen languages) have to be said to a picture some dozens of times each. A conversation of its own
+costs a name 45 tokens, 20 of them the picture's, and a view through the vision encoder; a branch costs 25 tokens. A list of
+names in one answer would cost 10, but each name can be told from the one before, and what was learnt from four lists did not
+show when a picture was asked about in one language.
+
+The trunk's keys and values stand where a cache stands in generation, with their gradients, so the sum over the branches is the
+gradient of P · Q separate conversations.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llama4.cache import Step
+from llama4.model import Llama4
+from llama4.train.data import Drawn, Part, cut, pad
+from llama4.train.objective import Measured, balance_of, listening
+from llama4.train.rows import Row
+from llama4.train.speak import Decoding, figures
+from llama4.train.tasks import same_picture
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Rows of like length, and the picture that each goes on from: int64 `[B]`."""
+
+    part: Part
+    picture_B: Tensor
+
+    @property
+    def real_N(self) -> Tensor:
+        """bool `[B · S]`: False on the right padding."""
+        columns = torch.arange(self.part.tokens_BS.shape[1])
+        return (columns < torch.tensor(self.part.counts)[:, None]).flatten()
+
+
+@dataclass(frozen=True)
+class Tree:
+    """P pictures and what is asked about them.
+
+    tiles: float32 `[P, 3, side, side]`. trunk_PS: int64, the same ids in every row.
+    """
+
+    tiles: Tensor
+    trunk_PS: Tensor
+    branches: list[Branches]
+
+    @property
+    def answer_tokens(self) -> int:
+        """How many tokens have to be said."""
+        return sum(int(branches.part.answer_BS[:, 1:].sum()) for branches in self.branches)
+
+
+class Names(Decoding):
+    """The stage, as `loop.train` runs it."""
+
+    name = "names"
+    stream = 3
+    depends = ("balance_weight", "questions")
+
+    def gradients(self, step: int) -> Mapping[str, float]:
+        """One tree; each answer token weighs the same."""
+        tree = self.tree(step)
+        measured = measure(self.model, tree)
+        balance = measured.balance / self.moe_layers
+        (measured.answers / tree.answer_tokens + self.recipe.balance_weight * balance).backward()
+        self.masters.collect()
+        return Counter(figures(measured, 1))
+
+    def tree(self, step: int) -> Tree:
+        """Batch `step`: as many different emoji as the plan has rows, each asked about in `questions` languages."""
+        rng = np.random.default_rng((self.recipe.seed, self.stream, step))
+        emoji, words = self.renderer.studio.dataset.emoji, Random(int(rng.integers(1 << 62)))
+        drawn = rng.choice(len(emoji), min(self.plan.rows, len(emoji)), replace=False)
+        asked = [same_picture(words, emoji, int(position), self.recipe.questions) for position in drawn]
+        shown = self.renderer.tiles([conversations[0].turns[0].pictures[0] for conversations in asked], rng)
+        grid = shown[0][1]
+        opening = self.writer.opening(grid)
+        rows = [
+            (number, self.writer.row(conversation, [grid]))
+            for number, conversations in enumerate(asked)
+            for conversation in conversations
+        ]
+        trunk_PS = torch.tensor(opening).expand(len(asked), -1)
+        return Tree(torch.cat([tile for tile, _ in shown]), trunk_PS, self.branches(rows, len(opening)))
+
+    def branches(self, rows: Sequence[tuple[int, Row]], opening: int) -> list[Branches]:
+        """What of each row comes after its picture's `opening` tokens, in parts of like length."""
+        ordered = sorted(rows, key=lambda row: len(row[1].ids))
+        drawn = [Drawn(Row(row.ids[opening:], row.answer[opening:]), []) for _, row in ordered]
+        found: list[Branches] = []
+        first = 0
+        for group in cut(drawn, self.plan.tokens):
+            picture_B = torch.tensor([number for number, _ in ordered[first : first + len(group)]])
+            found.append(Branches(pad([one.row for one in group], slice(0), self.pad_id), picture_B))
+            first += len(group)
+        return found
+
+
+def measure(model: Llama4, tree: Tree) -> Measured:
+    """Run the trunk, then every branch from it."""
+    pictures, opening = tree.trunk_PS.shape
+    trunks = Trunks(model, opening + max(branches.part.tokens_BS.shape[1] for branches in tree.branches))
+    patch_PS = tree.trunk_PS == model.config.patch_id
+    x_PSD = model.decoder.embedding(tree.trunk_PS)
+    x_PSD = model.fusion(x_PSD, patch_PS, model.vision(tree.tiles.to(x_PSD.dtype)))
+    step = Step((0,) * pictures, (opening,) * pictures, opening, tree.trunk_PS.device)
+    with listening(model) as heard:
+        model.decoder(x_PSD, step, trunks)
+        told = [say(model, trunks, opening, branches) for branches in tree.branches]
+    logits_NV, target_N = (torch.cat(pieces) for pieces in zip(*told, strict=True))
+    answers = F.cross_entropy(logits_NV, target_N, reduction="sum")
+    right = int((logits_NV.argmax(-1) == target_N).sum())
+    return Measured(answers, len(target_N), right, *balance_of(by_layer(heard, 1 + len(told)), *kinds(tree, patch_PS)))
+
+
+def say(model: Llama4, trunks: Trunks, opening: int, branches: Branches) -> tuple[Tensor, Tensor]:
+    """Logits where a token of an answer comes next, and that token: `[N, V]`, `[N]`."""
+    part = branches.part
+    rows, width = part.tokens_BS.shape
+    step = Step((opening,) * rows, part.counts, width, part.tokens_BS.device)
+    trunks.go_on_from(branches.picture_B)
+    x_BSD = model.decoder(model.decoder.embedding(part.tokens_BS), step, trunks)
+    next_BS = part.answer_BS[:, 1:]
+    return model.decoder.logits(x_BSD[:, :-1][next_BS]), part.tokens_BS[:, 1:][next_BS]
+
+
+def by_layer(heard: list[Tensor], passes: int) -> list[Tensor]:
+    """Router logits as they were heard, pass after pass and layer after layer, put together for each layer."""
+    layers = len(heard) // passes
+    return [torch.cat(heard[layer::layers]) for layer in range(layers)]
+
+
+def kinds(tree: Tree, patch_PS: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of all tokens are patches, and which words: bool `[N]`, the trunk's first."""
+    real = [branches.real_N for branches in tree.branches]
+    patch_N = torch.cat([patch_PS.flatten(), *(torch.zeros_like(one) for one in real)])
+    return patch_N, torch.cat([~patch_PS.flatten(), *real])
+
+
+class Trunk:
+    """One layer's keys and values of the pictures, with their gradients, where a `LayerCache` stands in generation."""
+
+    def __init__(self, period: int) -> None:
+        self.period = period
+        self.kept: tuple[Tensor, Tensor]
+        self.picture_B: Tensor
+        self.shown: tuple[Tensor, Tensor]
+
+    def append(self, k_BSGK: Tensor, v_BSGK: Tensor, step: Step) -> None:
+        """The trunk's own pass keeps; a branch's pass puts what it adds behind its picture's."""
+        if step.fresh:
+            self.kept = (k_BSGK, v_BSGK)
+        else:
+            (k, v), picture_B = self.kept, self.picture_B
+            self.shown = (torch.cat((k[picture_B], k_BSGK), dim=1), torch.cat((v[picture_B], v_BSGK), dim=1))
+
+    def seen(self, slots: int) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, slots, G, K]`."""
+        return self.shown[0][:, :slots], self.shown[1][:, :slots]
+
+
+class Trunks:
+    """A `Trunk` a layer, where a `KVCache` stands in generation. Trunk and branch lie in one chunk together."""
+
+    def __init__(self, model: Llama4, longest: int) -> None:
+        """`longest`: tokens of trunk and branch. Raises ValueError where they do not fit into a chunk."""
+        chunk = model.config.chunk or longest
+        if longest > chunk:
+            raise ValueError(
+                f"A picture and a question of {longest} tokens are longer than the chunk of {chunk}: shorten it."
+            )
+        self.layers = [Trunk(chunk if spec.span == "chunk" else longest) for spec in model.config.layers]
+
+    def go_on_from(self, picture_B: Tensor) -> None:
+        """The rows of the next pass go on from these pictures."""
+        for layer in self.layers:
+            layer.picture_B = picture_B
