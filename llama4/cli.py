@@ -276,6 +276,7 @@ def _model(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     group.add_argument("--dtype", default="auto", help="auto (the checkpoint's), bfloat16, float16, float32")
+    group.add_argument("--quant", choices=("int4",), help="quantise the decoder's linear layers (as they are)")
 
 
 if __name__ == "__main__":

@@ -182,9 +182,10 @@ def demo(arguments: Namespace) -> int:
 
 
 def _load(arguments: Namespace) -> LLM:
-    llm = load(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    llm = load(arguments.model, device=arguments.device, dtype=arguments.dtype, quant=arguments.quant)
     weight = llm.model.decoder.embedding.weight
-    _say(f"llama4: {arguments.model} on {weight.device}, {str(weight.dtype).removeprefix('torch.')}")
+    quant = f", linear layers in {arguments.quant}" if arguments.quant else ""
+    _say(f"llama4: {arguments.model} on {weight.device}, {str(weight.dtype).removeprefix('torch.')}{quant}")
     return llm
 
 

@@ -60,7 +60,7 @@ class MoE(nn.Module):
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         x_ND = rearrange(x_BSD, "b s d -> (b s) d")
-        if ops.fuses_moe(x_ND, self.experts.down.shape[1]):
+        if isinstance(self.experts, Experts) and ops.fuses_moe(x_ND, self.experts.down.shape[1]):
             shared = (self.shared.gate.weight, self.shared.up.weight, self.shared.down.weight)
             out_ND = ops.moe_mlp(x_ND, self.router(x_ND), self.experts.gate_up, self.experts.down, *shared)
         else:
@@ -75,7 +75,7 @@ class MoE(nn.Module):
     def routed(self, x_ND: Tensor, expert_N: Tensor, score_N: Tensor) -> Tensor:
         """Sort the scored rows by expert, run each group, put the rows back."""
         grouped_N, order_N = torch.sort(expert_N, stable=True)
-        experts_E = torch.arange(len(self.experts.gate_up), device=expert_N.device)
+        experts_E = torch.arange(self.router.out_features, device=expert_N.device)
         group_ends_E = torch.searchsorted(grouped_N, experts_E, right=True)  # bincount would wait for a device
         scored_ND = (x_ND * score_N[:, None]).to(x_ND.dtype)
         sorted_ND = self.experts(scored_ND[order_N], group_ends_E)

@@ -23,6 +23,7 @@ from llama4.evaluation.drawings import Drawings, drawings
 from llama4.evaluation.wordings import NAMING
 from llama4.generate import LLM
 from llama4.load import load, resolve_path
+from llama4.quant import count_weights
 from llama4.train.emoji.dataset import TRAIN_ARTISTS, Dataset, open_dataset
 
 SCENES = {
@@ -131,17 +132,17 @@ def _measured(arguments: Namespace) -> dict[str, Any]:
     folder = resolve_path(arguments.model)
     dataset = open_dataset(arguments.data.expanduser())
     drawn = drawings(dataset, settings.artist)
-    llm = load(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    llm = load(arguments.model, device=arguments.device, dtype=arguments.dtype, quant=arguments.quant)
     rows, loads, tally = evaluate(llm, dataset, settings)
     if arguments.figure is not None:
         from llama4.evaluation import figure
 
         shown = drawn.sample(random.Random(suites.SEED), min(FIGURE_PICTURES, len(drawn)))
         figure.draw(llm, tally, [drawn.picture(position) for position in shown], arguments.figure.expanduser())
-    parameters = sum(weight.numel() for weight in llm.model.parameters())
     asked = {"artist": settings.artist, "suites": list(settings.chosen), "limit": settings.limit, "seed": suites.SEED}
     dtype = str(llm.model.decoder.embedding.weight.dtype).removeprefix("torch.")
-    model = report.described(arguments.model, folder, parameters)
+    dtype += f", linear layers in {arguments.quant}" if arguments.quant else ""
+    model = report.described(arguments.model, folder, count_weights(llm.model))
     return report.assembled(model, asked | {"dtype": dtype}, rows, loads, torch.get_num_threads())
 
 
