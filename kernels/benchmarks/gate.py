@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from llama4_kernels import down, persistent, swiglu
+from llama4_kernels import decode, down, persistent, swiglu
 from llama4_kernels.configs import HOPPER, Tile
 
 SHARED, REGISTERS = 227 * 1024, 255
@@ -69,6 +69,7 @@ def cases() -> list[Case]:
     for dtype in DTYPES:
         for model, slots in EXPERTS.items():
             found += [*_multiplies(dtype, model, slots), *_gate_ups(dtype, model, slots), _down(dtype, model, slots)]
+            found += [case for tokens in (16, 32, 64) for case in _decode(dtype, model, slots, tokens)]
         found.append(_gradient(dtype))
     return found
 
@@ -129,6 +130,26 @@ def _down(dtype: str, model: str, slots: int) -> Case:
     return Case(f"down, added in place, {model}, {dtype}", down._add_down, types, constants, tile)
 
 
+def _decode(dtype: str, model: str, slots: int, tokens: int) -> list[Case]:
+    """The two launches for a few tokens."""
+    numbers = {"order_ptr": "*i64", "ends_ptr": "*i64"}
+    cases = []
+    for name, kernel in (("gate_up", decode._gate_up), ("down", decode._down)):
+        tile = HOPPER[f"decode_{name}"]
+        turned = f"tensordesc<{dtype}[1, {tile.depth}, {tile.columns}]>"
+        plain = f"tensordesc<{dtype}[{tile.columns}, {tile.depth}]>"
+        descriptors = {
+            **dict.fromkeys(("gate_up_desc", "down_desc"), turned),
+            **dict.fromkeys(("shared_gate_desc", "shared_up_desc", "shared_down_desc"), plain),
+        }
+        pointers = dict.fromkeys(("x_ptr", "h_ptr", "shared_h_ptr"), f"*{dtype}")
+        types = {**descriptors, **pointers, **numbers, "score_ptr": "*fp32", "parts_ptr": "*fp32"}
+        constants = {"TOKENS": tokens, "COLUMNS": tile.columns, "DEPTH": tile.depth, "SLOTS": slots}
+        constants |= {"SLICES": decode.SLICES} if name == "down" else {}
+        cases.append(Case(f"decode {name}, {tokens} wide, {model}, {dtype}", kernel, types, constants, tile))
+    return cases
+
+
 def compiled(case: Case) -> Compiled:
     """Compile for sm_90; pointers and sizes are multiples of 16, as those of the real models are."""
     names = case.kernel.arg_names
@@ -136,7 +157,7 @@ def compiled(case: Case) -> Compiled:
     attributes = {
         (place,): [["tt.divisibility", 16]]
         for place, name in enumerate(names)
-        if types[name].startswith("*") or (types[name] == "i32" and name != "experts")
+        if types[name].startswith("*") or (types[name] == "i32" and name not in ("experts", "tokens"))
     }
     constants = {(names.index(name),): value for name, value in case.constants.items()}
     source = ASTSource(fn=case.kernel, signature=types, constexprs=constants, attrs=attributes)

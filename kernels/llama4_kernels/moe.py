@@ -5,8 +5,9 @@
     h      = silu(s x W_gate) * (s x W_up)      gate_up kernel, tokens gathered in expert order as they are loaded
     y[order] += h W_down                        add_down kernel
 
-Three launches of ours and a sort; the device is never asked how many tokens an expert got. `reference.moe_mlp` is the same in a
-few lines. Backward, with ' for a gradient and everything routed in expert order:
+Three launches of ours and a sort; the device is never asked how many tokens an expert got. Up to 128 tokens without a gradient
+take the kernels of decode.py instead, which read each weight once and hardly multiply padding. `reference.moe_mlp` is the
+same in a few lines. Backward, with ' for a gradient and everything routed in expert order:
 
     h'       = y'[order] W_down^T               a', b', s' = swiglu.backward(a, b, h', s)
     W_down'  = h^T y'[order]                    W_gate_up' = x[order]^T [a' b']
@@ -20,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llama4_kernels import swiglu
+from llama4_kernels import decode, swiglu
 from llama4_kernels.checks import check_moe
 from llama4_kernels.configs import chosen
 from llama4_kernels.down import add_down
@@ -62,8 +63,12 @@ def _moe_mlp(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output; and for a backward pass what SwiGLU was given, a, b of the routed experts and of the shared one: `[N, 2F]`."""
-    tile, down_tile = chosen("gate_up", x_ND.device), chosen("down", x_ND.device)
     order_N, score_N, group_ends_E = route(router_logits_NE)
+    if not keep and len(x_ND) <= decode.MOST_TOKENS and x_ND.dtype != torch.float32:
+        weights = (gate_up_EDF, down_EFD, shared_gate_FD, shared_up_FD, shared_down_DF)
+        y_ND = decode.moe_mlp(x_ND, (order_N, score_N, group_ends_E), weights)
+        return y_ND, x_ND.new_empty(0, gate_up_EDF.shape[2]), x_ND.new_empty(0, 2 * len(shared_gate_FD))
+    tile, down_tile = chosen("gate_up", x_ND.device), chosen("down", x_ND.device)
     all_rows_1 = torch.full((1,), len(x_ND), dtype=torch.int64, device=x_ND.device)
     h_NF, shared_ab_NF = swiglu.shared(x_ND, shared_gate_FD, shared_up_FD, all_rows_1, tile, keep)
     y_ND = h_NF @ shared_down_DF.mT

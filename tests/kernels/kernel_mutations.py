@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "kernels" / "llama4_kernels"
 SECONDS = 180
-GROUPED, MOE = "test_grouped.py", "test_moe_mlp.py"
+GROUPED, MOE, DECODE = "test_grouped.py", "test_moe_mlp.py", "test_decode.py"
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ FAST = (GROUPED, "test_persistent_is_the_reference and exactly and multiples")
 MANY = (GROUPED, "test_persistent_is_the_reference and more and multiples")  # a later tile hides it from fewer
 APART = (GROUPED, "test_nan_of_one_group_stays_in_it")
 LAYER = (MOE, "test_output_and_gradients_are_the_references and lot")
+FEW = (DECODE, "test_decode_is_the_reference and lot")
 INSIDE = "inside = (rows[:, None] < end)"
 ORDER = "tl.load(order_ptr + rows, mask=rows < end, other=0)"
 SCORED = "gate, up = a * score[:, None], b * score[:, None]"
@@ -86,6 +87,29 @@ MUTATIONS = tuple(
         ("routed rows stored, not added", "down.py", "(y + sums)", "sums", LAYER),
         ("score's gradient without s (1 - s)", "moe.py", " * score_N * (1 - score_N)", "", LAYER),
         ("score's gradient without the up half", "swiglu.py", "dgate * a + dup * b", "dgate * a", LAYER),
+        (
+            "two experts swapped, few tokens",
+            "decode.py",
+            "gate_up_desc.load([expert, first, column])",
+            "gate_up_desc.load([expert ^ 1, first, column])",
+            FEW,
+        ),
+        ("the score skipped, few tokens", "decode.py", "gated = a * score", "gated = a", FEW),
+        (
+            "the last row of a group dropped, few tokens",
+            "decode.py",
+            "return expert, named, rows < end",
+            "return expert, named, rows < end - 1",
+            FEW,
+        ),
+        ("a slice of the sum left out", "decode.py", "tl.static_range(PARTS)", "tl.static_range(1, PARTS)", FEW),
+        (
+            "two slices in one buffer",
+            "decode.py",
+            "            part += SLICES\n",
+            "            part += SLICES - 1\n",
+            FEW,
+        ),
     )
 )
 
