@@ -28,9 +28,9 @@ from torch import Tensor
 from llama4.cache import Step
 from llama4.model import Llama4
 from llama4.train.data import Drawn, Part, cut, pad
+from llama4.train.decoding import Decoding
 from llama4.train.objective import Measured, balance_of, listening
 from llama4.train.rows import Row
-from llama4.train.speak import Decoding, figures
 from llama4.train.tasks import same_picture
 
 
@@ -74,41 +74,42 @@ class Names(Decoding):
 
     def gradients(self, step: int) -> Mapping[str, float]:
         """One tree; each answer token weighs the same."""
-        tree = self.tree(step)
-        measured = measure(self.model, tree)
-        balance = measured.balance / self.moe_layers
-        (measured.answers / tree.answer_tokens + self.recipe.balance_weight * balance).backward()
+        tree = draw(self, (self.stream, step), self.plan.rows)
+        sums = Counter(self.learn(measure(self.model, tree), tree.answer_tokens, 1))
         self.masters.collect()
-        return Counter(figures(measured, 1))
+        return sums
 
-    def tree(self, step: int) -> Tree:
-        """Batch `step`: as many different emoji as the plan has rows, each asked about in `questions` languages."""
-        rng = np.random.default_rng((self.recipe.seed, self.stream, step))
-        emoji, words = self.renderer.studio.dataset.emoji, Random(int(rng.integers(1 << 62)))
-        drawn = rng.choice(len(emoji), min(self.plan.rows, len(emoji)), replace=False)
-        asked = [same_picture(words, emoji, int(position), self.recipe.questions) for position in drawn]
-        shown = self.renderer.tiles([conversations[0].turns[0].pictures[0] for conversations in asked], rng)
-        grid = shown[0][1]
-        opening = self.writer.opening(grid)
-        rows = [
-            (number, self.writer.row(conversation, [grid]))
-            for number, conversations in enumerate(asked)
-            for conversation in conversations
-        ]
-        trunk_PS = torch.tensor(opening).expand(len(asked), -1)
-        return Tree(torch.cat([tile for tile, _ in shown]), trunk_PS, self.branches(rows, len(opening)))
 
-    def branches(self, rows: Sequence[tuple[int, Row]], opening: int) -> list[Branches]:
-        """What of each row comes after its picture's `opening` tokens, in parts of like length."""
-        ordered = sorted(rows, key=lambda row: len(row[1].ids))
-        drawn = [Drawn(Row(row.ids[opening:], row.answer[opening:]), []) for _, row in ordered]
-        found: list[Branches] = []
-        first = 0
-        for group in cut(drawn, self.plan.tokens):
-            picture_B = torch.tensor([number for number, _ in ordered[first : first + len(group)]])
-            found.append(Branches(pad([one.row for one in group], slice(0), self.pad_id), picture_B))
-            first += len(group)
-        return found
+def draw(stage: Decoding, number: tuple[int, int], pictures: int) -> Tree:
+    """Tree `number` (stream and step): so many different emoji, each asked about in the recipe's `questions` languages."""
+    rng = np.random.default_rng((stage.recipe.seed, *number))
+    emoji, words, writer = stage.renderer.studio.dataset.emoji, Random(int(rng.integers(1 << 62))), stage.writer
+    drawn = rng.choice(len(emoji), min(pictures, len(emoji)), replace=False)
+    asked = [same_picture(words, emoji, int(position), stage.recipe.questions) for position in drawn]
+    shown = stage.renderer.tiles([conversations[0].turns[0].pictures[0] for conversations in asked], rng)
+    grid = shown[0][1]
+    opening = writer.opening(grid)
+    rows = [
+        (number, writer.row(conversation, [grid]))
+        for number, conversations in enumerate(asked)
+        for conversation in conversations
+    ]
+    trunk_PS = torch.tensor(opening).expand(len(asked), -1)
+    branches = branch_off(rows, len(opening), stage.plan.tokens, stage.pad_id)
+    return Tree(torch.cat([tile for tile, _ in shown]), trunk_PS, branches)
+
+
+def branch_off(rows: Sequence[tuple[int, Row]], opening: int, tokens: int, pad_id: int) -> list[Branches]:
+    """(picture, row) each: what of the row comes after its `opening` tokens, in parts of like length and at most `tokens`."""
+    ordered = sorted(rows, key=lambda row: len(row[1].ids))
+    drawn = [Drawn(Row(row.ids[opening:], row.answer[opening:]), []) for _, row in ordered]
+    found: list[Branches] = []
+    first = 0
+    for group in cut(drawn, tokens):
+        picture_B = torch.tensor([number for number, _ in ordered[first : first + len(group)]])
+        found.append(Branches(pad([one.row for one in group], slice(0), pad_id), picture_B))
+        first += len(group)
+    return found
 
 
 def measure(model: Llama4, tree: Tree) -> Measured:

@@ -58,28 +58,31 @@ FIRST_WORDS = only("name_one", english=1.0, mean_turns=1)
 # what counts is how many are said a second: 200 in conversations of their own, 570 in stage three. And how many are said in the
 # twenty steps that Muon's momentum remembers: 1280 of 25,000 in conversations, so that most steps teach some names and blur the
 # others; at 5120, two and a half times the learning rate did more good than harm, where it did harm before.
-ALL_TASKS = {"name_one": 30, "name_many": 8, "left_right": 10, "same_different": 5, "nth": 8, "strip": 14, "frames": 4}
+ALL_TASKS = {"name_one": 24, "name_many": 4, "left_right": 12, "same_different": 6, "nth": 10, "strip": 16, "frames": 4}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """The whole run. Stage two draws from `first_words`, stage four from `mixture`.
 
-    `questions`: about each picture of stage three, in as many languages.
+    `questions`: about each picture of a tree, in as many languages. `..._at_last`: in stage four. `many_tiles`: the share of
+    pictures of one emoji that are larger than a tile.
     """
 
     seed: int = 20250405  # the day Llama 4 was released
     see: Plan = Plan(steps=10_000, rows=64, muon_lr=0.01, adam_lr=1.5e-3)
     words: Plan = Plan(steps=1000, rows=64, tokens=2048, muon_lr=0.02, adam_lr=0.01, decay=0.3, evaluate_every=250)
     names: Plan = Plan(steps=5000, rows=32, tokens=8192, muon_lr=0.015, adam_lr=0.0075, decay=0.7, floor=0.2)
-    speak: Plan = Plan(steps=3000, rows=64, tokens=4096, muon_lr=0.004, adam_lr=0.002, decay=0.8)
+    speak: Plan = Plan(steps=2700, rows=48, tokens=4096, muon_lr=0.004, adam_lr=0.002, decay=0.9)
     smoothing: float = 0.1
     balance_weight: float = 0.01
     many_tiles: float = 0.03
+    many_tiles_at_last: float = 0.1
     all_artists: bool = False  # learn from the artist to validate on as well
     augmentation: Augmentation = field(default_factory=Augmentation)
     first_words: Mixture = FIRST_WORDS
     questions: int = 8
+    pictures_at_last: int = 16
     mixture: Mixture = field(default_factory=lambda: Mixture(**ALL_TASKS, english=0.3, mean_turns=2))
 
     def numbers(self, plan: str, *names: str) -> dict[str, str]:

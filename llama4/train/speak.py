@@ -1,75 +1,48 @@
-"""Stages two and four: the decoder learns its first words about what the encoder sees, and at last all tasks, from conversations.
+"""Stages two and four: conversations. In the second the decoder learns its first words, in the fourth all tasks.
 
-    loss = answers + b · balance        objective.py
+    stage two      a conversation: one picture, one question in English
+    stage four     conversations of all tasks, more of them with large pictures, and a smaller tree of names (names.py)
 
-Both are the same but for their conversations and learning rates; recipe.py says why they are apart.
-
-The vision encoder stays as stage one left it; the projection into the decoder and the decoder learn. A view costs here a third
-of what it would with gradients through the encoder, and teaches the encoder six times less for its cost than it did in stage
-one. With the learning rate that a new decoder needs, an encoder that learnt along lost a quarter of what it had.
+The tree goes on in stage four because names are most of what the model has to know, and are forgotten while it learns to count
+from left to right.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-
-from torch import nn
+from dataclasses import replace
 
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
-from llama4.train import validate
-from llama4.train.data import Batches
-from llama4.train.objective import Measured, measure
-from llama4.train.recipe import Plan, Recipe
+from llama4.train import names
+from llama4.train.data import Batch, Batches
+from llama4.train.decoding import Decoding
+from llama4.train.objective import measure
+from llama4.train.recipe import Recipe
 from llama4.train.render import Renderer
-from llama4.train.rows import Writer
 from llama4.train.tasks import Mixture
-from llama4.train.weights import Masters
 
-VALIDATED = 100  # pictures a language, four times as many in English
+TREES = 5  # the stream of stage four's trees; its conversations have stream 4
 
 
-class Decoding:
-    """What the three stages of the decoder share. `stream` keeps the batches of one apart from those of the others.
+class Words(Decoding):
+    """Stage two, as `loop.train` runs it."""
 
-    `depends`: the recipe's numbers, aside from the stage's plan, that its batches and its loss follow from.
-    """
-
-    name: str
-    stream: int
-    depends: tuple[str, ...]
+    name = "words"
+    stream = 2
+    depends = ("balance_weight", "many_tiles", "first_words")
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
-        self.model, self.renderer, self.recipe = model, renderer, recipe
-        self.plan: Plan = getattr(recipe, self.name)
-        self.numbers = recipe.numbers(self.name, *self.depends)
-        self.extra = nn.Module()
-        model.vision.requires_grad_(False)
-        self.masters = Masters(model)
-        self.writer = Writer(tokenizer, model.config.vision.tokens_per_tile)
-        self.pad_id = tokenizer.pad_id
-        self.moe_layers = max(1, sum(spec.ffn == "moe" for spec in model.config.layers))
+        super().__init__(model, tokenizer, renderer, recipe)
+        self.batches = conversations(self, recipe.first_words, renderer)
 
-    def summary(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Means over answer tokens and over steps."""
-        steps, tokens = sums["steps"], sums["answer_tokens"]
-        return {
-            "answers": sums["answers"] / tokens,
-            "right_tokens": sums["right_tokens"] / tokens,
-            "norm": sums["norm"] / steps,
-            **{name: sums[name] / steps for name in sums if name.startswith("busiest")},
-        }
-
-    def validate(self) -> dict[str, float]:
-        """Exact names in every language, by the first artist to validate on."""
-        return {
-            f"{artist} {code}": share
-            for artist in self.renderer.studio.validation
-            for code, share in validate.table(
-                self.model, self.renderer.studio.dataset, self.writer, artist, VALIDATED, self.pad_id
-            ).items()
-        }
+    def gradients(self, step: int) -> Mapping[str, float]:
+        """The parts of the batch one after the other; each answer token of the batch weighs the same."""
+        batch = self.batches.batch(step)
+        sums = learn(self, batch, batch.answer_tokens, len(batch.parts))
+        self.masters.collect()
+        return sums
 
 
 class Speak(Decoding):
@@ -77,49 +50,32 @@ class Speak(Decoding):
 
     name = "speak"
     stream = 4
-    depends = ("balance_weight", "many_tiles", "mixture")
+    depends = ("balance_weight", "many_tiles_at_last", "mixture", "pictures_at_last", "questions")
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
         super().__init__(model, tokenizer, renderer, recipe)
-        seed, plan = (recipe.seed, self.stream), self.plan
-        self.batches = Batches(renderer, self.writer, self.mixture, plan.rows, plan.tokens, self.pad_id, seed)
-
-    @property
-    def mixture(self) -> Mixture:
-        """What conversations are drawn from."""
-        return self.recipe.mixture
+        large = Renderer(replace(renderer.studio, many_tiles=recipe.many_tiles_at_last))
+        self.batches = conversations(self, recipe.mixture, large)
 
     def gradients(self, step: int) -> Mapping[str, float]:
-        """The parts of the batch one after the other; each answer token of the batch weighs the same."""
-        batch = self.batches.batch(step)
-        sums: Counter[str] = Counter()
-        for part in batch.parts:
-            measured = measure(self.model, part, batch.tiles[part.tiles])
-            balance = measured.balance / self.moe_layers / len(batch.parts)
-            (measured.answers / batch.answer_tokens + self.recipe.balance_weight * balance).backward()
-            sums.update(figures(measured, len(batch.parts)))
+        """The batch's parts, then the tree; each answer token of both weighs the same."""
+        batch, tree = self.batches.batch(step), names.draw(self, (TREES, step), self.recipe.pictures_at_last)
+        tokens, parts = batch.answer_tokens + tree.answer_tokens, len(batch.parts) + 1
+        sums = learn(self, batch, tokens, parts)
+        sums.update(self.learn(names.measure(self.model, tree), tokens, parts))
         self.masters.collect()
         return sums
 
 
-class Words(Speak):
-    """Stage two."""
-
-    name = "words"
-    stream = 2
-    depends = ("balance_weight", "many_tiles", "first_words")
-
-    @property
-    def mixture(self) -> Mixture:
-        """One question in English about one picture."""
-        return self.recipe.first_words
+def conversations(stage: Decoding, mixture: Mixture, renderer: Renderer) -> Batches:
+    """A stage's batches."""
+    plan, seed = stage.plan, (stage.recipe.seed, stage.stream)
+    return Batches(renderer, stage.writer, mixture, plan.rows, plan.tokens, stage.pad_id, seed)
 
 
-def figures(measured: Measured, parts: int) -> dict[str, float]:
-    """A part's figures for the log."""
-    return {
-        "answers": float(measured.answers.detach()),
-        "answer_tokens": measured.answer_tokens,
-        "right_tokens": measured.right_tokens,
-        **{f"busiest_{number}": share / parts for number, share in enumerate(measured.busiest)},
-    }
+def learn(stage: Decoding, batch: Batch, tokens: int, parts: int) -> Counter[str]:
+    """Add the gradients of a batch, which is part of `tokens` answer tokens in `parts` parts."""
+    sums: Counter[str] = Counter()
+    for part in batch.parts:
+        sums.update(stage.learn(measure(stage.model, part, batch.tiles[part.tiles]), tokens, parts))
+    return sums

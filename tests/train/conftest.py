@@ -7,29 +7,29 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from small_training import NONE, RECIPE, see_stage, speak_stage
+from small_training import NONE, RECIPE, see_stage, words_stage
 
 from llama4.model import Llama4
 from llama4.train import log, loop, validate
 from llama4.train.recipe import Plan
 from llama4.train.see import See
-from llama4.train.speak import Speak
+from llama4.train.speak import Words
 from llama4.train.tasks import TASKS, Mixture
 
 ONLY_NAMES = Mixture(**{task: float(task == "name_one") for task in TASKS}, english=1.0, mean_turns=1)
 SEE = Plan(steps=70, rows=13, muon_lr=0.02, adam_lr=3e-3, warmup=5, evaluate_every=70, save_every=100)
-SPEAK = Plan(steps=140, rows=13, tokens=4000, muon_lr=0.03, adam_lr=1e-2, warmup=5, evaluate_every=140, save_every=200)
+WORDS = Plan(steps=140, rows=13, tokens=4000, muon_lr=0.03, adam_lr=1e-2, warmup=5, evaluate_every=140, save_every=200)
 LEARN_BY_HEART = replace(
-    RECIPE, mixture=ONLY_NAMES, augmentation=NONE, many_tiles=0.0, smoothing=0.0, see=SEE, speak=SPEAK
+    RECIPE, first_words=ONLY_NAMES, augmentation=NONE, many_tiles=0.0, smoothing=0.0, see=SEE, words=WORDS
 )
 
 
 @dataclass(frozen=True)
 class Taught:
-    """Stage one as it ended, stage four as it ended, the model while it knew some names and not others, and the log."""
+    """Stage one as it ended, stage two as it ended, the model while it knew some names and not others, and the log."""
 
     see: See
-    speak: Speak
+    words: Words
     half: Llama4
     lines: list[dict[str, Any]]
 
@@ -38,7 +38,7 @@ class Taught:
         return [line[name] for line in self.lines if line["stage"] == stage and name in line]
 
 
-def known(stage: Speak, artist: str) -> float:
+def known(stage: Words, artist: str) -> float:
     """The share of an artist's pictures that the model names in English."""
     dataset, pad_id = stage.renderer.studio.dataset, stage.pad_id
     return validate.names(stage.model, dataset, stage.writer, artist, "en", list(range(13)), pad_id)
@@ -52,12 +52,12 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Taught:
         patch.setattr(loop, "LOG_EVERY", 5)
         see = see_stage(LEARN_BY_HEART)
         assert loop.train(see, folder)
-        speak = speak_stage(LEARN_BY_HEART, see)
-        for step in range(20, SPEAK.steps, 5):
-            loop.train(speak, folder, until=step)
-            if all(0.2 < known(speak, artist) < 0.8 for artist in ("noto", "blob")):
+        words = words_stage(LEARN_BY_HEART, see)
+        for step in range(20, WORDS.steps, 5):
+            loop.train(words, folder, until=step)
+            if all(0.2 < known(words, artist) < 0.8 for artist in ("noto", "blob")):
                 break
-        half = copy.deepcopy(speak.model).eval()
-        assert loop.train(speak, folder)
-    speak.model.eval()
-    return Taught(see, speak, half, log.read(folder))
+        half = copy.deepcopy(words.model).eval()
+        assert loop.train(words, folder)
+    words.model.eval()
+    return Taught(see, words, half, log.read(folder))

@@ -40,7 +40,9 @@ NONE = Augmentation(
     rubbed_out=0,
 )
 SHORT = Plan(steps=6, rows=5, tokens=400, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=4, save_every=2)
-RECIPE = Recipe(seed=7, see=SHORT, words=SHORT, names=SHORT, speak=SHORT, questions=3, many_tiles=0.2)
+RECIPE = Recipe(
+    seed=7, see=SHORT, words=SHORT, names=SHORT, speak=SHORT, questions=3, pictures_at_last=2, many_tiles=0.2
+)
 
 
 @cache
@@ -126,15 +128,15 @@ def see_stage(recipe: Recipe = RECIPE, renderer: Renderer | None = None) -> See:
     return See(model, WhichEmoji(VISION.adapter_width, len(EMOJI)), renderer.studio.dataset, renderer, recipe)
 
 
-def speak_stage(recipe: Recipe = RECIPE, after: See | None = None) -> Speak:
-    """Stage four, straight after the given stage one."""
-    after = after or see_stage(recipe)
+def speak_stage(recipe: Recipe = RECIPE) -> Speak:
+    """Stage four, straight after stage one."""
+    after = see_stage(recipe)
     return Speak(after.model, small_tokenizer(), after.renderer, recipe)
 
 
-def words_stage(recipe: Recipe = RECIPE) -> Words:
-    """Stage two."""
-    after = see_stage(recipe)
+def words_stage(recipe: Recipe = RECIPE, after: See | None = None) -> Words:
+    """Stage two, after the given stage one."""
+    after = after or see_stage(recipe)
     return Words(after.model, small_tokenizer(), after.renderer, recipe)
 
 

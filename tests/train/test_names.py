@@ -33,7 +33,7 @@ def fp32(recipe: Recipe) -> Names:
 
 def separate(stage: Names, step: int) -> objective.Measured:
     """The same questions, each in a conversation of its own with its own copy of the picture."""
-    tree = stage.tree(step)
+    tree = names.draw(stage, (3, step), 4)
     rows, tiles = [], []
     for branches in tree.branches:
         part = branches.part
@@ -51,7 +51,7 @@ def test_loss_and_gradient_are_those_of_separate_conversations(tokens: int) -> N
     """Cut into parts of one or two rows, or none."""
     stage, plain = stage_of(tokens), stage_of(tokens)
     sums, expected = stage.gradients(1), separate(plain, 1)
-    assert (len(stage.tree(1).branches) == 1) == (tokens > 1000)
+    assert (len(names.draw(stage, (3, 1), 4).branches) == 1) == (tokens > 1000)
     (expected.answers / expected.answer_tokens).backward()
     plain.masters.collect()
     assert sums["answer_tokens"] == expected.answer_tokens and sums["right_tokens"] == expected.right_tokens
@@ -61,7 +61,7 @@ def test_loss_and_gradient_are_those_of_separate_conversations(tokens: int) -> N
 
 def test_the_balance_term_counts_a_picture_once_and_every_word() -> None:
     stage = stage_of()
-    tree = stage.tree(0)
+    tree = names.draw(stage, (3, 0), 4)
     heard: list[list[torch.Tensor]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -84,7 +84,7 @@ def test_the_balance_term_counts_a_picture_once_and_every_word() -> None:
 
 def test_a_batch_asks_about_different_emoji_each_in_different_languages() -> None:
     stage = stage_of(tokens=100_000)
-    tree, again, other = stage.tree(3), stage.tree(3), stage.tree(4)
+    tree, again, other = (names.draw(stage, (3, step), 4) for step in (3, 3, 4))
     (branches,) = tree.branches
     assert torch.equal(tree.tiles, again.tiles) and not torch.equal(tree.tiles, other.tiles)
     assert torch.equal(branches.part.tokens_BS, again.branches[0].part.tokens_BS)
@@ -100,7 +100,7 @@ def test_a_batch_asks_about_different_emoji_each_in_different_languages() -> Non
 
 def test_a_row_is_a_conversation_cut_behind_its_picture() -> None:
     stage = stage_of()
-    tree, tokenizer = stage.tree(0), small_tokenizer()
+    tree, tokenizer = names.draw(stage, (3, 0), 4), small_tokenizer()
     text = tokenizer.decode(tree.trunk_PS[0].tolist())
     assert text.startswith("<|begin_of_text|><|header_start|>user<|header_end|>") and text.endswith("<|image_end|>")
     part = tree.branches[0].part

@@ -1,4 +1,4 @@
-"""Pins stages two to four: the loss falls until the small model names its pictures, what it learnt is what the package's own
+"""Pins stages two and four: the loss falls until the small model names its pictures, what it learnt is what the package's own
 generation says, and the log's means are over what they are said to be."""
 
 from __future__ import annotations
@@ -14,48 +14,50 @@ from small_training import RECIPE, VISION, small_model, small_tokenizer, speak_s
 from task_emoji import EMOJI
 
 from llama4.generate import LLM
+from llama4.train import names
+from llama4.train.decoding import Decoding
 from llama4.train.emoji.dataset import LANGUAGES
 from llama4.train.loop import update
 from llama4.train.objective import measure
 from llama4.train.pictures import plain
 from llama4.train.recipe import Recipe
 from llama4.train.render import Renderer
-from llama4.train.speak import Speak
-from llama4.train.tasks import TASKS, Mixture, naming_question
+from llama4.train.speak import Speak, Words
+from llama4.train.tasks import TASKS, Mixture, naming_question, only
 from llama4.train.weights import optimisers
 
 
 def picture(taught: Taught, artist: str, position: int) -> Image.Image:
     """The artist's drawing on white, one tile large, as a file would hold it."""
-    pixels = taught.speak.renderer.studio.dataset.artists[artist].pixels[position][None]
+    pixels = taught.words.renderer.studio.dataset.artists[artist].pixels[position][None]
     tile = (plain(pixels, VISION.tile_side)[0] * 255).round().to(torch.uint8)
     return Image.fromarray(tile.permute(1, 2, 0).numpy())
 
 
 def test_the_model_names_the_pictures_it_was_trained_on(taught: Taught) -> None:
     """Asked as a user asks, from files, without the trainer."""
-    llm = LLM(taught.speak.model, small_tokenizer())
+    llm = LLM(taught.words.model, small_tokenizer())
     for artist in ("noto", "fluent"):
-        index = taught.speak.renderer.studio.dataset.artists[artist].index
+        index = taught.words.renderer.studio.dataset.artists[artist].index
         for position in (0, 3, 7, 12):
             said = llm.generate(naming_question("en"), images=[picture(taught, artist, position)], max_new_tokens=24)
             assert said == EMOJI[index[position]].names["en"]
 
 
 def test_the_loss_falls_and_the_log_says_so(taught: Taught) -> None:
-    losses, right = taught.of("speak", "answers"), taught.of("speak", "right_tokens")
+    losses, right = taught.of("words", "answers"), taught.of("words", "right_tokens")
     assert losses[0] > 5 and losses[-1] < losses[0] / 4
     assert right[0] < 0.3 and right[-1] > 0.95
     for layer in range(2):
-        busiest = taught.of("speak", f"busiest_{layer}")
+        busiest = taught.of("words", f"busiest_{layer}")
         assert all(1 <= share <= 4 for share in busiest)
-    (validation,) = taught.of("speak", "validation")
+    (validation,) = taught.of("words", "validation")
     assert set(validation) == {f"blob {code}" for code in LANGUAGES}
     assert validation["blob en"] > 0.5 and validation["blob ja"] < 0.3  # it was taught English alone
 
 
 def test_the_log_has_the_means_of_all_parts_and_steps() -> None:
-    stage = speak_stage()
+    stage = words_stage(replace(RECIPE, first_words=Mixture()))
     optims = optimisers(stage.masters, stage.extra.parameters(), stage.plan)
     batches = [stage.batches.batch(step) for step in range(2)]
     assert max(len(batch.parts) for batch in batches) > 1
@@ -85,16 +87,18 @@ def test_the_encoder_stays_and_all_else_learns() -> None:
     assert not [name for name in same - frozen if "norm" not in name]  # a norm's step may be less than bf16 holds
 
 
-def fp32_stage(recipe: Recipe) -> Speak:
+def fp32_stage(recipe: Recipe, kind: type[Words] | type[Speak] = Words) -> Words | Speak:
     """Weights, sums and gradients in float32."""
-    return Speak(small_model(), small_tokenizer(), Renderer(studio(many_tiles=0.2)), recipe)
+    return kind(small_model(), small_tokenizer(), Renderer(studio(many_tiles=0.2)), recipe)
 
 
 def recipe_of(tokens: int = 400, balance_weight: float = 0.0) -> Recipe:
-    return replace(RECIPE, speak=replace(RECIPE.speak, rows=8, tokens=tokens), balance_weight=balance_weight)
+    """All tasks in both stages."""
+    plan = replace(RECIPE.speak, rows=8, tokens=tokens)
+    return replace(RECIPE, words=plan, speak=plan, first_words=Mixture(), balance_weight=balance_weight)
 
 
-def gradients_of(stage: Speak) -> dict[str, torch.Tensor]:
+def gradients_of(stage: Decoding) -> dict[str, torch.Tensor]:
     return {name: weight.grad for name, weight in stage.masters.weights.items() if weight.grad is not None}
 
 
@@ -105,16 +109,25 @@ def assert_near(ours: dict[str, torch.Tensor], plain: dict[str, torch.Tensor]) -
         assert (ours[name] - expected).abs().max() <= 5e-5 * max(1e-3, float(expected.abs().max())), name
 
 
+@pytest.mark.parametrize("kind", [Words, Speak])
 @pytest.mark.parametrize("balance_weight", [0.0, 0.3])
-def test_the_gradient_is_that_of_the_whole_loss_in_one_go(balance_weight: float) -> None:
-    """answers / tokens + b · balance, mean over layers and parts, in one plain backward call."""
+def test_the_gradient_is_that_of_the_whole_loss_in_one_go(
+    balance_weight: float, kind: type[Words] | type[Speak]
+) -> None:
+    """answers / tokens + b · balance, mean over layers and parts, in one plain backward call; in stage four with a tree."""
     recipe = recipe_of(balance_weight=balance_weight)
-    stage, plain = fp32_stage(recipe), fp32_stage(recipe)
+    stage, plain = fp32_stage(recipe, kind), fp32_stage(recipe, kind)
     sums = stage.gradients(1)
     batch = plain.batches.batch(1)
     assert len(batch.parts) > 1
     measured = [measure(plain.model, part, batch.tiles[part.tiles]) for part in batch.parts]
-    answers = sum(one.answers for one in measured) / sum(int(part.answer_BS.sum()) for part in batch.parts)
+    tokens = batch.answer_tokens
+    if kind is Speak:
+        tree = names.draw(plain, (5, 1), RECIPE.pictures_at_last)
+        measured.append(names.measure(plain.model, tree))
+        tokens += tree.answer_tokens
+        assert len(tree.tiles) == 2 and tree.answer_tokens > 6
+    answers = sum(one.answers for one in measured) / tokens
     balance = sum(one.balance for one in measured) / 2 / len(measured)
     (answers + balance_weight * balance).backward()
     plain.masters.collect()
@@ -134,11 +147,23 @@ def test_parts_add_up_to_the_batch() -> None:
 def test_first_words_are_drawn_from_their_own_mixture_and_numbers() -> None:
     recipe = replace(RECIPE, first_words=Mixture(**{name: float(name == "nth") for name in TASKS}))
     words, speak = words_stage(recipe), speak_stage(replace(recipe, mixture=recipe.first_words))
-    assert words.mixture.nth == 1.0 == speak.mixture.nth
+    assert words.batches.mixture.nth == 1.0 == speak.batches.mixture.nth
     first, other = (stage.batches.batch(0).parts[0].tokens_BS for stage in (words, speak))
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
+def test_large_pictures_have_a_share_of_their_own_at_last() -> None:
+    recipe = replace(
+        RECIPE, many_tiles=0.0, many_tiles_at_last=1.0, mixture=only("name_one"), first_words=only("name_one")
+    )
+    words, speak = words_stage(recipe), speak_stage(recipe)
+    for stage, large in ((words, False), (speak, True)):
+        batch = stage.batches.batch(0)
+        assert (len(batch.tiles) > 2 * stage.plan.rows) == large
+        assert len(stage.renderer.studio.artists) == len(stage.batches.renderer.studio.artists) == 2
+    assert len(names.draw(speak, (5, 0), 3).tiles) == 3
+
+
 def test_a_batch_of_text_alone_runs() -> None:
     mixture = Mixture(**{name: float(name == "translate") for name in TASKS})
-    assert speak_stage(replace(RECIPE, mixture=mixture)).gradients(0)["answer_tokens"] > 0
+    assert words_stage(replace(RECIPE, first_words=mixture)).gradients(0)["answer_tokens"] > 0

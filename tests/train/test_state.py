@@ -78,7 +78,13 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
             ("names", "questions", 2),
             ("names", "augmentation", Augmentation(turn=3.0)),
         ],
-        *[("speak", "many_tiles", 0.5), ("speak", "balance_weight", 0.5), ("speak", "all_artists", True)],
+        *[
+            ("speak", "many_tiles_at_last", 0.5),
+            ("speak", "pictures_at_last", 1),
+            ("words", "many_tiles", 0.5),
+            ("speak", "balance_weight", 0.5),
+            ("speak", "all_artists", True),
+        ],
         *[("words", "first_words", Mixture(nth=1)), ("words", "balance_weight", 0.5), ("words", "seed", 8)],
     ],
 )

@@ -23,7 +23,7 @@ EVERY = list(range(len(EMOJI)))
 
 def told(taught: Taught, artist: str, language: str, positions: list[int]) -> list[bool]:
     """`right_names` of the half-taught model, one picture a call."""
-    stage = taught.speak
+    stage = taught.words
     return [
         validate.names(taught.half, stage.renderer.studio.dataset, stage.writer, artist, language, [one], stage.pad_id)
         == 1.0
@@ -35,7 +35,7 @@ def told(taught: Taught, artist: str, language: str, positions: list[int]) -> li
 def test_right_is_what_greedy_generation_would_say(taught: Taught, artist: str) -> None:
     """Half-way through the training some names come out right and some do not."""
     llm = LLM(taught.half, small_tokenizer())
-    index = taught.speak.renderer.studio.dataset.artists[artist].index
+    index = taught.words.renderer.studio.dataset.artists[artist].index
     said = [
         llm.generate(naming_question("en"), images=[picture(taught, artist, position)], max_new_tokens=24)
         for position in EVERY
@@ -46,7 +46,7 @@ def test_right_is_what_greedy_generation_would_say(taught: Taught, artist: str) 
 
 
 def test_names_are_counted_over_batches_of_any_size(taught: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = taught.speak
+    stage = taught.words
     singly = told(taught, "noto", "en", EVERY)
     for at_once, tokens in ((4, 4096), (64, 4096), (64, 60)):
         monkeypatch.setattr(validate, "AT_ONCE", at_once)
@@ -59,7 +59,7 @@ def test_names_are_counted_over_batches_of_any_size(taught: Taught, monkeypatch:
 
 def test_every_token_of_a_name_must_be_right(taught: Taught) -> None:
     """The fully taught model knows the English names; asked the same and expected to say another, it is wrong every time."""
-    stage = taught.speak
+    stage = taught.words
     dataset, pad_id = stage.renderer.studio.dataset, stage.pad_id
     batch = validate._batch(stage.model, dataset, stage.writer, "noto", "en", EVERY, pad_id)
     (part,) = batch.parts
@@ -77,12 +77,12 @@ def test_the_table_asks_every_language_and_english_about_more(taught: Taught, mo
     def watched(
         model: object, dataset: object, writer: object, artist: str, code: str, positions: list[int], pad: int
     ) -> float:
-        assert artist == "blob" and not taught.speak.model.training
+        assert artist == "blob" and not taught.words.model.training
         asked[code] = positions
         return 0.25
 
     monkeypatch.setattr(validate, "names", watched)
-    stage = taught.speak
+    stage = taught.words
     found = validate.table(stage.model, stage.renderer.studio.dataset, stage.writer, "blob", 3, stage.pad_id)
     assert found == dict.fromkeys(LANGUAGES, 0.25) and stage.model.training
     stage.model.eval()
