@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from llama4_kernels import decode, down, persistent, swiglu
+from llama4_kernels import decode, down, int4, persistent, swiglu
 from llama4_kernels.configs import HOPPER, Tile
 
 SHARED, REGISTERS = 227 * 1024, 255
@@ -70,6 +70,7 @@ def cases() -> list[Case]:
         for model, slots in EXPERTS.items():
             found += [*_multiplies(dtype, model, slots), *_gate_ups(dtype, model, slots), _down(dtype, model, slots)]
             found += [case for tokens in (16, 32, 64) for case in _decode(dtype, model, slots, tokens)]
+            found += [case for tokens in (16, 32) for case in _int4(dtype, model, slots, tokens)]
         found.append(_gradient(dtype))
     return found
 
@@ -148,6 +149,23 @@ def _decode(dtype: str, model: str, slots: int, tokens: int) -> list[Case]:
         constants |= {"SLICES": decode.SLICES} if name == "down" else {}
         cases.append(Case(f"decode {name}, {tokens} wide, {model}, {dtype}", kernel, types, constants, tile))
     return cases
+
+
+def _int4(dtype: str, model: str, slots: int, tokens: int) -> list[Case]:
+    """The same two on int4 weights, in groups of 128 as D = 5120 and F = 8192 have them."""
+    tile = HOPPER["int4"]
+    types = dict.fromkeys(("q_ptr", "gate_q_ptr", "up_q_ptr", "shared_q_ptr"), "*u8")
+    narrow = ("scale_ptr", "gate_scale_ptr", "up_scale_ptr", "shared_scale_ptr", "x_ptr", "h_ptr", "shared_h_ptr")
+    types |= dict.fromkeys(narrow, f"*{dtype}")
+    types |= {"order_ptr": "*i64", "ends_ptr": "*i64", "score_ptr": "*fp32", "parts_ptr": "*fp32"}
+    constants = {"TOKENS": tokens, "COLUMNS": tile.columns, "GROUP": 128}
+    slices, slots_ = {"SLICES": int4.SLICES}, {"SLOTS": slots}
+    both = (("gate_up", int4._gate_up, slots_), ("down", int4._down, {"SHARED_GROUP": 128, **slices, **slots_}))
+    both += (("linear", int4._linear, slices),) if model == "Scout" else ()
+    return [
+        Case(f"int4 {name}, {tokens} wide, {model}, {dtype}", kernel, types, constants | more, tile)
+        for name, kernel, more in both
+    ]
 
 
 def compiled(case: Case) -> Compiled:

@@ -66,6 +66,71 @@ def check_moe(
     same_kind("moe_mlp", {name: tensor for name, (tensor, _) in named.items() if name != "router_logits"})
 
 
+def check_int4(
+    x_ND: Tensor,
+    router_logits_NE: Tensor,
+    gate_up: tuple[Tensor, Tensor],
+    down: tuple[Tensor, Tensor],
+    gate: tuple[Tensor, Tensor],
+    up: tuple[Tensor, Tensor],
+    shared_down: tuple[Tensor, Tensor],
+) -> None:
+    """Raise where `moe_mlp_int4` would read past an end or give nonsense."""
+    if x_ND.dim() != 2 or gate_up[0].dim() != 3 or gate[0].dim() != 2:
+        raise ValueError("moe_mlp_int4 needs x [N, D], gate_up's q [E, 2F, D / 2] and the shared gate's q [F, D / 2].")
+    (rows, width), (experts, both, _), shared_hidden = x_ND.shape, gate_up[0].shape, len(gate[0])
+    if list(router_logits_NE.shape) != [rows, experts]:
+        raise ValueError(
+            f"moe_mlp_int4 needs router_logits of shape {[rows, experts]}, but got {list(router_logits_NE.shape)}."
+        )
+    named = {
+        "gate_up": (gate_up, [experts, both, width]),
+        "down": (down, [experts, width, both // 2]),
+        "shared gate": (gate, [shared_hidden, width]),
+        "shared up": (up, [shared_hidden, width]),
+        "shared down": (shared_down, [width, shared_hidden]),
+    }
+    groups = {name: _int4_group(name, packed, shape) for name, (packed, shape) in named.items()}
+    if len({groups[name] for name in ("gate_up", "shared gate", "shared up")}) > 1:
+        raise ValueError(f"moe_mlp_int4 needs one group for gate_up and the shared gate and up, but got {groups}.")
+    tensors = {"x": x_ND, "router_logits": router_logits_NE}
+    tensors |= {
+        f"{name} {part}": t for name, (pair, _) in named.items() for part, t in zip(("q", "scale"), pair, strict=True)
+    }
+    same_device("moe_mlp_int4", tensors)
+    if x_ND.dtype not in (torch.bfloat16, torch.float16) or not x_ND.is_contiguous():
+        raise TypeError(f"moe_mlp_int4 needs x without gaps in bfloat16 or float16, but got {x_ND.dtype}.")
+
+
+def check_int4_linear(x: Tensor, weight: tuple[Tensor, Tensor]) -> None:
+    """Raise where `linear_int4` would read past an end or give nonsense."""
+    if x.dim() < 2 or weight[0].dim() != 2:
+        raise ValueError(
+            f"linear_int4 needs x [..., D] and q [F, D / 2], but got {list(x.shape)} and {list(weight[0].shape)}."
+        )
+    _int4_group("the weight", weight, [len(weight[0]), x.shape[-1]])
+    same_device("linear_int4", {"x": x, "q": weight[0], "scale": weight[1]})
+    if x.dtype not in (torch.bfloat16, torch.float16) or not x.is_contiguous():
+        raise TypeError(f"linear_int4 needs x without gaps in bfloat16 or float16, but got {x.dtype}.")
+
+
+def _int4_group(name: str, packed: tuple[Tensor, Tensor], shape: list[int]) -> int:
+    """The group of one weight `[..., out, in]`, after its bytes and scales were found to belong together."""
+    q, scale = packed
+    *lead, width = shape
+    if q.dtype != torch.uint8 or list(q.shape) != [*lead, width // 2] or list(scale.shape[:-1]) != lead:
+        raise ValueError(
+            f"int4 needs {name} as uint8 {[*lead, width // 2]} and scales {[*lead, '…']}, but got {q.dtype} "
+            f"{list(q.shape)} and {list(scale.shape)}."
+        )
+    group = width // max(1, scale.shape[-1])
+    if group * scale.shape[-1] != width or group not in (32, 64, 128):
+        raise ValueError(f"int4 needs groups of 32, 64 or 128 in {name}, but got {scale.shape[-1]} for {width}.")
+    if not (q.is_contiguous() and scale.is_contiguous()):
+        raise ValueError(f"int4 needs {name} without gaps and not transposed: call .contiguous() on it.")
+    return group
+
+
 def same_kind(name: str, tensors: dict[str, Tensor]) -> None:
     """One of DTYPES for all."""
     dtypes = {key: tensor.dtype for key, tensor in tensors.items()}

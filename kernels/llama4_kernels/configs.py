@@ -31,6 +31,7 @@ HOPPER = {
     # Here `rows` is the most tokens; 16 and 32 of them run with the same blocks of weights.
     "decode_gate_up": Tile(rows=64, columns=64, depth=128, warps=4, stages=4),
     "decode_down": Tile(rows=64, columns=64, depth=128, warps=4, stages=6),
+    "int4": Tile(rows=64, columns=64, depth=128, warps=4, stages=4),  # the depth of a block is a group's
 }
 
 

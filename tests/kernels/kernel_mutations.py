@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "kernels" / "llama4_kernels"
 SECONDS = 180
-GROUPED, MOE, DECODE = "test_grouped.py", "test_moe_mlp.py", "test_decode.py"
+GROUPED, MOE, DECODE, INT4 = "test_grouped.py", "test_moe_mlp.py", "test_decode.py", "test_int4_kernels.py"
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ MANY = (GROUPED, "test_persistent_is_the_reference and more and multiples")  # a
 APART = (GROUPED, "test_nan_of_one_group_stays_in_it")
 LAYER = (MOE, "test_output_and_gradients_are_the_references and lot")
 FEW = (DECODE, "test_decode_is_the_reference and lot")
+BYTES = (INT4, "test_the_layer_is_that and lot")
 INSIDE = "inside = (rows[:, None] < end)"
 ORDER = "tl.load(order_ptr + rows, mask=rows < end, other=0)"
 SCORED = "gate, up = a * score[:, None], b * score[:, None]"
@@ -110,6 +111,23 @@ MUTATIONS = tuple(
             "            part += SLICES - 1\n",
             FEW,
         ),
+        (
+            "the halves of a byte swapped",
+            "int4.py",
+            "_numbers(q & 15, KIND), low_x",
+            "_numbers(q & 15, KIND), high_x",
+            BYTES,
+        ),
+        ("the scale of a group skipped", "int4.py", " * tl.load(scale_at).to(tl.float32)[:, None]", "", BYTES),
+        (
+            "the next group's scale",
+            "int4.py",
+            "gate_scale_at + group, low_x",
+            "gate_scale_at + group + 1, low_x",
+            BYTES,
+        ),
+        ("two experts swapped, int4", "int4.py", "expert * width + rows", "(expert ^ 1) * width + rows", BYTES),
+        ("up from the gate's rows", "int4.py", "up_rows = gate_rows + hidden", "up_rows = gate_rows", BYTES),
     )
 )
 
