@@ -48,6 +48,16 @@ class Experts(nn.Module):
         gate_NF, up_NF = ops.grouped_matmul(x_ND, self.gate_up, group_ends_E).chunk(2, dim=-1)
         return ops.grouped_matmul(F.silu(gate_NF) * up_NF, self.down, group_ends_E)
 
+    def fuses(self, x_ND: Tensor) -> bool:
+        """Can the whole layer run as one operator?"""
+        return ops.fuses_moe(x_ND, self.down.shape[1])
+
+    def fused(self, x_ND: Tensor, logits_NE: Tensor, shared: FeedForward) -> Tensor:
+        """The whole layer behind its router."""
+        return ops.moe_mlp(
+            x_ND, logits_NE, self.gate_up, self.down, shared.gate.weight, shared.up.weight, shared.down.weight
+        )
+
 
 class MoE(nn.Module):
     """The feed-forward of a MoE layer: router, routed experts, shared expert. `[B, S, D]` -> `[B, S, D]`."""
@@ -60,9 +70,8 @@ class MoE(nn.Module):
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         x_ND = rearrange(x_BSD, "b s d -> (b s) d")
-        if isinstance(self.experts, Experts) and ops.fuses_moe(x_ND, self.experts.down.shape[1]):
-            shared = (self.shared.gate.weight, self.shared.up.weight, self.shared.down.weight)
-            out_ND = ops.moe_mlp(x_ND, self.router(x_ND), self.experts.gate_up, self.experts.down, *shared)
+        if self.experts.fuses(x_ND):
+            out_ND = self.experts.fused(x_ND, self.router(x_ND), self.shared)
         else:
             out_ND = self.shared(x_ND) + self.routed(x_ND, *self.route(x_ND))
         return rearrange(out_ND, "(b s) d -> b s d", b=x_BSD.shape[0])

@@ -87,6 +87,25 @@ def moe_mlp(
     return triton_moe_mlp(x_ND.contiguous(), router_logits_NE, *experts, *shared)
 
 
+def runs_int4(x: Tensor) -> bool:
+    """Are int4 weights multiplied as they lie? On backend `triton`, in 16 bits, without a gradient."""
+    return backend() == "triton" and x.dtype in (torch.bfloat16, torch.float16) and not torch.is_grad_enabled()
+
+
+def linear_int4(x: Tensor, weight: tuple[Tensor, Tensor]) -> Tensor:
+    """`[..., D]` -> `[..., F]`, the weight as (q, scale), where `runs_int4` says so; `quant.layers` is the same, to be read."""
+    from llama4_kernels import linear_int4 as triton_linear_int4
+
+    return triton_linear_int4(x.contiguous(), weight)
+
+
+def moe_mlp_int4(x_ND: Tensor, router_logits_NE: Tensor, *weights: tuple[Tensor, Tensor]) -> Tensor:
+    """`moe_mlp` with the five weights as (q, scale), where `runs_int4` says so."""
+    from llama4_kernels import moe_mlp_int4 as triton_moe_mlp_int4
+
+    return triton_moe_mlp_int4(x_ND.contiguous(), router_logits_NE, *weights)
+
+
 def eager_grouped_matmul(x_ND: Tensor, w_EDF: Tensor, group_ends_E: Tensor) -> Tensor:
     """One matmul a group that has rows; on CUDA in bf16, torch's own grouped kernel, which waits for nothing.
 

@@ -3,7 +3,8 @@
     Int4Linear(x)            = x dequantise(q, scale)^T
     Int4Experts(x, ends)     as moe.Experts, with gate_up and down held the other way round: [E, out, in], groups along `in`
 
-On the CPU a weight is dequantised for the call and thrown away: correct, not fast. Only experts that have rows are.
+On a card, in 16 bits and without a gradient, the kernels multiply the bytes as they lie. Everywhere else a weight is dequantised
+for the call and thrown away: correct, not fast, and what the kernels are tested against. Only experts that have rows are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama4 import ops
+from llama4.layers import FeedForward
 from llama4.quant.int4 import Int4, dequantise, pack
 
 
@@ -26,14 +28,21 @@ class Packed(nn.Module):
 
     @property
     def packed(self) -> Int4:
-        """The pair."""
+        """Both."""
         return Int4(self.q, self.scale)
+
+    @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """As the kernels take them."""
+        return self.q, self.scale
 
 
 class Int4Linear(Packed):
     """`[..., D]` -> `[..., F]`, no bias."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if ops.runs_int4(x):
+            return ops.linear_int4(x, self.pair)
         return ops.linear(x, dequantise(self.packed).to(x.dtype))
 
 
@@ -49,6 +58,15 @@ class Int4Experts(nn.Module):
         """Rows sorted by expert in, rows in the same order out."""
         gate_NF, up_NF = _grouped(x_ND, self.gate_up.packed, group_ends_E).chunk(2, dim=-1)
         return _grouped(F.silu(gate_NF) * up_NF, self.down.packed, group_ends_E)
+
+    def fuses(self, x_ND: Tensor) -> bool:
+        """Can the whole layer run as one operator?"""
+        return ops.runs_int4(x_ND)
+
+    def fused(self, x_ND: Tensor, logits_NE: Tensor, shared: FeedForward) -> Tensor:
+        """The whole layer behind its router; the shared expert in int4 too."""
+        weights = (self.gate_up, self.down, shared.gate, shared.up, shared.down)
+        return ops.moe_mlp_int4(x_ND, logits_NE, *(weight.pair for weight in weights))
 
 
 def _grouped(x_ND: Tensor, packed: Int4, group_ends_E: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from small_models import NOPE_MOE, ROPE_DENSE, ROPE_MOE, drawn_model, random_tok
 
 from llama4 import ops
 from llama4.model import Llama4
+from llama4.quant import quantise
 
 # Two roundings more or less in each of four layers: some units in the last place of a logit, and of the largest gradient.
 CLOSE = 0.06 if CUDA else 0.008
@@ -75,3 +78,41 @@ def test_it_trains_through_the_kernels(model: Llama4) -> None:
                 losses[backend].append(loss.item())
     fallen = {backend: of[0] - of[-1] for backend, of in losses.items()}
     assert fallen["eager"] > 0.1 and fallen["triton"] == pytest.approx(fallen["eager"], rel=0.05), losses
+
+
+@torch.no_grad()
+def test_the_int4_model_on_the_kernels_is_the_int4_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a layer's linear maps run from their bytes; a batch, then one token after the other from a cache."""
+    config = small_config(width=64, expert_width=96, dense_width=64, heads=4, head_width=16)
+    model = quantise(drawn_model(config).to(DEVICE, NARROW))
+    ran: dict[str, int] = {"linear_int4": 0, "moe_mlp_int4": 0}
+    for name in ran:
+        run = getattr(ops, name)
+
+        def counting(*given: object, name: str = name, run: Callable = run) -> torch.Tensor:
+            ran[name] += 1
+            return run(*given)
+
+        monkeypatch.setattr(ops, name, counting)
+    tokens_BS, found = random_tokens(2, 11).to(DEVICE), {}
+    for backend in ops.BACKENDS:
+        with ops.use(backend):
+            cache = model.new_cache(2, 12)
+            steps = [model(tokens_BS[:, n : n + 1], cache=cache) for n in range(11)]
+            found[backend] = torch.cat([model(tokens_BS), torch.cat(steps, dim=1)])
+        assert backend == "triton" or not any(ran.values())
+    passes, layers, moe = 12, 3, 1
+    assert ran == {"linear_int4": passes * (4 * layers + 3 * (layers - moe)), "moe_mlp_int4": passes * moe}
+    worst = float((found["triton"] - found["eager"]).abs().max())
+    assert worst <= CLOSE * float(found["eager"].abs().max())
+
+
+def test_int4_learns_nothing_and_says_so_by_running_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With gradients on, the kernels, which have none, are left alone."""
+    monkeypatch.setattr(ops, "linear_int4", lambda *_: pytest.fail("the kernel ran"))
+    config = small_config(width=64, expert_width=96, dense_width=64, heads=4, head_width=16)
+    model = quantise(drawn_model(config).to(DEVICE, NARROW))
+    with ops.use("triton"):
+        loss = model(random_tokens(1, 5).to(DEVICE)).square().mean()
+    loss.backward()
+    assert model.decoder.embedding.weight.grad.abs().sum() > 0
