@@ -73,7 +73,7 @@ class Recipe:
     see: Plan = Plan(steps=10_000, rows=64, muon_lr=0.01, adam_lr=1.5e-3)
     words: Plan = Plan(steps=1000, rows=64, tokens=2048, muon_lr=0.02, adam_lr=0.01, decay=0.3, evaluate_every=250)
     names: Plan = Plan(steps=5000, rows=32, tokens=8192, muon_lr=0.015, adam_lr=0.0075, decay=0.7, floor=0.2)
-    speak: Plan = Plan(steps=2700, rows=48, tokens=4096, muon_lr=0.004, adam_lr=0.002, decay=0.9)
+    speak: Plan = Plan(steps=2000, rows=48, tokens=4096, muon_lr=0.006, adam_lr=0.003, warmup=50, decay=0.9)
     smoothing: float = 0.1
     balance_weight: float = 0.01
     many_tiles: float = 0.03
