@@ -44,7 +44,7 @@ COMPANIONS = (
     "USE_POLICY.md",
 )
 NOT_UTF8 = "The text on stdin is not UTF-8: convert it, with iconv say."
-# Characters that a terminal would obey instead of showing: an untrained model says any bytes.
+# Characters that a terminal would obey instead of showing: a model may say any bytes.
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

@@ -145,7 +145,7 @@ def _ask(
 
 
 def clean(text: str) -> str:
-    """On one line, and nothing that a terminal would obey: an untrained model says any bytes."""
+    """On one line, and nothing that a terminal would obey: a model may say any bytes."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
