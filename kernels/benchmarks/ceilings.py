@@ -17,12 +17,12 @@ PRODUCT, COPY = 8192, 2**31  # side of a square product; bytes
 def measure(device: torch.device, dtype: torch.dtype, side: int = PRODUCT, nbytes: int = COPY) -> dict[str, Any]:
     """TFLOP/s of a square product on random data, TB/s that a copy reads and writes and that a sum reads, and their sizes."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    product_ms = median_ms(lambda: a @ b)
+    product_ms, _ = median_ms(lambda: a @ b)
     source = torch.empty(nbytes, dtype=torch.uint8, device=device).random_()
     target = torch.empty_like(source)
-    copy_ms = median_ms(lambda: target.copy_(source))
+    copy_ms, _ = median_ms(lambda: target.copy_(source))
     numbers = torch.randn(nbytes // 4, device=device)
-    read_ms = median_ms(lambda: numbers.sum())
+    read_ms, _ = median_ms(lambda: numbers.sum())
     return {
         "product_side": side,
         "product_tflops": None if product_ms is None else 2 * side**3 / product_ms / 1e9,

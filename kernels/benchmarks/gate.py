@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import triton
@@ -69,8 +69,15 @@ def cases() -> list[Case]:
     for dtype in DTYPES:
         for model, slots in EXPERTS.items():
             found += [*_multiplies(dtype, model, slots), *_gate_ups(dtype, model, slots), _down(dtype, model, slots)]
-            found += [case for tokens in (16, 32, 64) for case in _decode(dtype, model, slots, tokens)]
-            found += [case for tokens in (16, 32) for case in _int4(dtype, model, slots, tokens)]
+            few = [case for tokens in (16, 32, 64) for case in _decode(dtype, model, slots, tokens)]
+            few += [case for tokens in (16, 32) for case in _int4(dtype, model, slots, tokens)]
+            # Triton makes a constant of an argument that is 1: one token has kernels of its own.
+            one = [
+                replace(case, name=f"one token: {case.name}", constants={**case.constants, "tokens": 1})
+                for case in few
+                if case.constants["TOKENS"] == 16
+            ]
+            found += few + one
         found.append(_gradient(dtype))
     return found
 
@@ -159,7 +166,7 @@ def _int4(dtype: str, model: str, slots: int, tokens: int) -> list[Case]:
     types |= dict.fromkeys(narrow, f"*{dtype}")
     types |= {"order_ptr": "*i64", "ends_ptr": "*i64", "score_ptr": "*fp32", "parts_ptr": "*fp32"}
     constants = {"TOKENS": tokens, "COLUMNS": tile.columns, "GROUP": 128}
-    slices, slots_ = {"SLICES": int4.SLICES}, {"SLOTS": slots}
+    slices, slots_ = {"SLICES": int4.MOST_SLICES}, {"SLOTS": slots}
     both = (("gate_up", int4._gate_up, slots_), ("down", int4._down, {"SHARED_GROUP": 128, **slices, **slots_}))
     both += (("linear", int4._linear, slices),) if model == "Scout" else ()
     return [

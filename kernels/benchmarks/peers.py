@@ -22,7 +22,7 @@ def loop(x_ND: Tensor, w_EDF: Tensor, group_ends_E: Tensor) -> Tensor:
 
 
 def grouped_mm(x_ND: Tensor, w_EDF: Tensor, group_ends_E: Tensor) -> Tensor:
-    """PyTorch's grouped matmul."""
+    """PyTorch's grouped matmul. It wants int32 group ends; given those, nothing is converted while it is timed."""
     return F.grouped_mm(x_ND, w_EDF, offs=group_ends_E.to(torch.int32))
 
 
@@ -32,11 +32,16 @@ def composed(x_ND: Tensor, logits_NE: Tensor, *weights: Tensor) -> Tensor:
     logit_N, expert_N = logits_NE.max(-1)
     grouped_N, order_N = torch.sort(expert_N, stable=True)
     ends_E = torch.searchsorted(grouped_N, torch.arange(logits_NE.shape[1], device=x_ND.device), right=True)
-    scored_ND = (x_ND * torch.sigmoid(logit_N)[:, None]).to(x_ND.dtype)[order_N]
+    score_N = torch.sigmoid(logit_N).to(x_ND.dtype)
+    scored_ND = x_ND[order_N] * score_N[order_N][:, None]
     gate_NF, up_NF = grouped_mm(scored_ND, gate_up_EDF, ends_E).chunk(2, dim=-1)
     routed_ND = grouped_mm(F.silu(gate_NF) * up_NF, down_EFD, ends_E)
     shared_ND = F.linear(F.silu(F.linear(x_ND, shared_gate_FD)) * F.linear(x_ND, shared_up_FD), shared_down_DF)
-    return shared_ND + torch.empty_like(routed_ND).index_copy(0, order_N, routed_ND)
+    return (
+        shared_ND.index_add(0, order_N, routed_ND)
+        if shared_ND.requires_grad
+        else shared_ND.index_add_(0, order_N, routed_ND)
+    )
 
 
 def transformers_layer(shape: object, weights: Weights, router_DE: Tensor) -> torch.nn.Module | None:

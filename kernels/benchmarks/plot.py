@@ -35,7 +35,7 @@ def table(result: Record) -> str:
         f"{result['date']}, commit {(result['commit'] or 'unknown')[:12]}: {result['device']}, {result['dtype']}, torch "
         f"{result['versions']['torch']}, Triton {result['versions']['triton']}. Same-run ceilings: "
         f"{ceilings['product_side']}³ product {ceilings['product_tflops']:.0f} TFLOP/s, copy {ceilings['copy_tb_s']:.2f} TB/s, "
-        f"read {ceilings['read_tb_s']:.2f} TB/s. In brackets TFLOP/s; the floor is the longer of FLOPs and weights read."
+        f"read {ceilings['read_tb_s']:.2f} TB/s. In brackets TFLOP/s; the floor is the longer of FLOPs and bytes moved."
     )
     cases: dict[tuple, dict[str, Record]] = defaultdict(dict)
     for record in result["records"]:
@@ -50,7 +50,7 @@ def table(result: Record) -> str:
 
 
 def floor_ms(record: Record, ceilings: Record) -> float:
-    """The time that the FLOPs take at the product's speed or, where they are told, the weights' bytes at the reading speed."""
+    """The time that the FLOPs take at the product's speed, or the bytes that must move at the reading speed."""
     computed = record["flops"] / ceilings["product_tflops"] / 1e9
     return max(computed, record.get("bytes", 0) / ceilings["read_tb_s"] / 1e9)
 

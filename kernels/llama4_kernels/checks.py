@@ -64,6 +64,19 @@ def check_moe(
         )
     same_device("moe_mlp", {name: tensor for name, (tensor, _) in named.items()})
     same_kind("moe_mlp", {name: tensor for name, (tensor, _) in named.items() if name != "router_logits"})
+    if x_ND.dtype == torch.float32 or router_logits_NE.dtype != torch.float32:
+        raise TypeError(
+            f"moe_mlp needs x and weights in bfloat16 or float16 and router_logits in float32, but got {x_ND.dtype} and "
+            f"{router_logits_NE.dtype}."
+        )
+
+
+def check_aligned(x_ND: Tensor, *weights: Tensor) -> None:
+    """Raise where the copy engine cannot begin to read. In the operator, not before it: a compiler has no addresses yet."""
+    names = ("x", "gate_up", "down", "shared_gate", "shared_up", "shared_down")
+    for name, tensor in zip(names, (x_ND, *weights), strict=True):
+        if tensor.data_ptr() % 16:
+            raise ValueError(f"moe_mlp needs {name} to begin at a multiple of 16 bytes: call .clone() on it.")
 
 
 def check_int4(

@@ -33,7 +33,9 @@ SLICES = 4
 
 
 @triton.jit
-def _tokens_of(tile, shared_tiles, order_ptr, ends_ptr, experts, tokens, TOKENS: tl.constexpr, SLOTS: tl.constexpr):
+def _tokens_of(
+    tile, shared_tiles, order_ptr, begins, ends, tiles, after, tokens, TOKENS: tl.constexpr, SLOTS: tl.constexpr
+):
     """The expert of a row tile (0 where it is the shared one's), its tokens, and which of them are its own."""
     if tile < shared_tiles:
         expert = 0
@@ -41,19 +43,10 @@ def _tokens_of(tile, shared_tiles, order_ptr, ends_ptr, experts, tokens, TOKENS:
         end = tokens
         named = tl.minimum(rows, end - 1)
     else:
-        begins, ends, tiles, after = groups(ends_ptr, experts, TOKENS, SLOTS)
         expert, row, end = rows_of(tile - shared_tiles, begins, ends, tiles, after, TOKENS, SLOTS)
         rows = row + tl.arange(0, TOKENS)
         named = tl.load(order_ptr + tl.minimum(rows, end - 1)).to(tl.int32)
     return expert, named, rows < end
-
-
-@triton.jit
-def _row_tiles(ends_ptr, experts, tokens, TOKENS: tl.constexpr, SLOTS: tl.constexpr):
-    """Row tiles of the shared expert, and of it and the routed ones together."""
-    _, _, tiles, _ = groups(ends_ptr, experts, TOKENS, SLOTS)
-    shared_tiles = tl.cdiv(tokens, TOKENS)
-    return shared_tiles, shared_tiles + tl.sum(tiles, 0)
 
 
 @triton.jit
@@ -62,11 +55,15 @@ def _gate_up(
     experts, tokens, depth, hidden, shared_hidden,
     TOKENS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    shared_tiles, row_tiles = _row_tiles(ends_ptr, experts, tokens, TOKENS, SLOTS)
+    begins, ends, tiles, after = groups(ends_ptr, experts, TOKENS, SLOTS)
+    shared_tiles = tl.cdiv(tokens, TOKENS)
+    row_tiles = shared_tiles + tl.sum(tiles, 0)
     column_tiles = tl.cdiv(tl.maximum(hidden, shared_hidden), COLUMNS)
     for number in tl.range(tl.program_id(0), row_tiles * column_tiles, tl.num_programs(0)):
         tile, column = number % row_tiles, number // row_tiles * COLUMNS
-        expert, named, ours = _tokens_of(tile, shared_tiles, order_ptr, ends_ptr, experts, tokens, TOKENS, SLOTS)
+        expert, named, ours = _tokens_of(
+            tile, shared_tiles, order_ptr, begins, ends, tiles, after, tokens, TOKENS, SLOTS
+        )
         x_at = x_ptr + named[:, None].to(tl.int64) * depth
         a = tl.zeros((COLUMNS, TOKENS), dtype=tl.float32)
         b = tl.zeros((COLUMNS, TOKENS), dtype=tl.float32)
@@ -101,12 +98,16 @@ def _down(
     experts, tokens, hidden, shared_hidden, width,
     TOKENS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, SLICES: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
-    shared_tiles, row_tiles = _row_tiles(ends_ptr, experts, tokens, TOKENS, SLOTS)
+    begins, ends, tiles, after = groups(ends_ptr, experts, TOKENS, SLOTS)
+    shared_tiles = tl.cdiv(tokens, TOKENS)
+    row_tiles = shared_tiles + tl.sum(tiles, 0)
     column_tiles = tl.cdiv(width, COLUMNS)
     for number in tl.range(tl.program_id(0), row_tiles * column_tiles * SLICES, tl.num_programs(0)):
         tile, place = number % row_tiles, number // row_tiles
         column, part = place % column_tiles * COLUMNS, place // column_tiles
-        expert, named, ours = _tokens_of(tile, shared_tiles, order_ptr, ends_ptr, experts, tokens, TOKENS, SLOTS)
+        expert, named, ours = _tokens_of(
+            tile, shared_tiles, order_ptr, begins, ends, tiles, after, tokens, TOKENS, SLOTS
+        )
         sums = tl.zeros((COLUMNS, TOKENS), dtype=tl.float32)
         columns = column + tl.arange(0, COLUMNS)
         if tile < shared_tiles:
@@ -131,11 +132,12 @@ def _down(
 
 @triton.jit
 def _add_parts(parts_ptr, y_ptr, numbers, PARTS: tl.constexpr, BLOCK: tl.constexpr):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < numbers
     total = tl.zeros((BLOCK,), dtype=tl.float32)
-    for part in tl.static_range(PARTS):
-        total += tl.load(parts_ptr + part * numbers + at, mask=inside, other=0.0)
+    for _part in tl.static_range(PARTS):
+        total += tl.load(parts_ptr + at, mask=inside, other=0.0)
+        parts_ptr += numbers
     tl.store(y_ptr + at, total.to(y_ptr.dtype.element_ty), mask=inside)
 
 

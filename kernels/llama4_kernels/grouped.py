@@ -29,16 +29,18 @@ def grouped_matmul(x_ND: Tensor, w_EDF: Tensor, group_ends_E: Tensor) -> Tensor:
 
 def multiply(x_ND: Tensor, w_EDF: Tensor, group_ends_E: Tensor) -> Tensor:
     """The kernel that fits the tensors; without a gradient."""
-    if described(x_ND) and described(w_EDF, or_turned=True):
-        return persistent.multiply(x_ND, w_EDF, group_ends_E, chosen("forward", x_ND.device))
-    return naive.multiply(x_ND, w_EDF, group_ends_E)
+    with torch.cuda.device_of(x_ND):  # Triton launches on the current card, which need not be the tensors'
+        if described(x_ND) and described(w_EDF, or_turned=True):
+            return persistent.multiply(x_ND, w_EDF, group_ends_E, chosen("forward", x_ND.device))
+        return naive.multiply(x_ND, w_EDF, group_ends_E)
 
 
 def weight_gradient(x_ND: Tensor, dy_NF: Tensor, group_ends_E: Tensor) -> Tensor:
     """`[E, D, F]`: for each group the product of its rows of x, turned, and its rows of dy."""
-    if described(x_ND) and described(dy_NF):
-        return persistent.weight_gradient(x_ND, dy_NF, group_ends_E, chosen("weight_gradient", x_ND.device))
-    return naive.weight_gradient(x_ND, dy_NF, group_ends_E)
+    with torch.cuda.device_of(x_ND):
+        if described(x_ND) and described(dy_NF):
+            return persistent.weight_gradient(x_ND, dy_NF, group_ends_E, chosen("weight_gradient", x_ND.device))
+        return naive.weight_gradient(x_ND, dy_NF, group_ends_E)
 
 
 _grouped_matmul = torch.library.custom_op("llama4::grouped_matmul", multiply, mutates_args=())

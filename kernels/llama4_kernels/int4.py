@@ -22,13 +22,16 @@ from torch import Tensor
 
 from llama4_kernels.checks import check_int4, check_int4_linear
 from llama4_kernels.configs import chosen
-from llama4_kernels.decode import _add_parts, _row_tiles, _tokens_of
+from llama4_kernels.decode import _add_parts, _tokens_of
 from llama4_kernels.moe import route
 from llama4_kernels.persistent import programs
-from llama4_kernels.tiles import slots
+from llama4_kernels.tiles import groups, slots
 
 Packed = tuple[Tensor, Tensor]  # q uint8 [..., out, in / 2], scale [..., out, in / G]
-SLICES = 4
+MOST_SLICES, FEW = (
+    4,
+    128,
+)  # of a sum while there are few tokens; with more of them tiles are many, and a part costs memory
 A_MULTIPROCESSOR = 2  # programs: one needs half of its registers, and 41 of its 227 KB
 
 
@@ -58,12 +61,16 @@ def _gate_up(
 ):  # fmt: skip
     kind: tl.constexpr = h_ptr.dtype.element_ty
     half: tl.constexpr = GROUP // 2
-    shared_tiles, row_tiles = _row_tiles(ends_ptr, experts, tokens, TOKENS, SLOTS)
+    begins, ends, tiles, after = groups(ends_ptr, experts, TOKENS, SLOTS)
+    shared_tiles = tl.cdiv(tokens, TOKENS)
+    row_tiles = shared_tiles + tl.sum(tiles, 0)
     column_tiles = tl.cdiv(tl.maximum(hidden, shared_hidden), COLUMNS)
     row_bytes, row_scales = depth // 2, depth // GROUP
     for number in tl.range(tl.program_id(0), row_tiles * column_tiles, tl.num_programs(0)):
         tile, column = number % row_tiles, number // row_tiles * COLUMNS
-        expert, named, ours = _tokens_of(tile, shared_tiles, order_ptr, ends_ptr, experts, tokens, TOKENS, SLOTS)
+        expert, named, ours = _tokens_of(
+            tile, shared_tiles, order_ptr, begins, ends, tiles, after, tokens, TOKENS, SLOTS
+        )
         is_shared = tile < shared_tiles
         own_hidden = tl.where(is_shared, shared_hidden, hidden)
         columns = column + tl.arange(0, COLUMNS)
@@ -105,12 +112,16 @@ def _down(
     SLICES: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
     kind: tl.constexpr = h_ptr.dtype.element_ty
-    shared_tiles, row_tiles = _row_tiles(ends_ptr, experts, tokens, TOKENS, SLOTS)
+    begins, ends, tiles, after = groups(ends_ptr, experts, TOKENS, SLOTS)
+    shared_tiles = tl.cdiv(tokens, TOKENS)
+    row_tiles = shared_tiles + tl.sum(tiles, 0)
     column_tiles = tl.cdiv(width, COLUMNS)
     for number in tl.range(tl.program_id(0), row_tiles * column_tiles * SLICES, tl.num_programs(0)):
         tile, place = number % row_tiles, number // row_tiles
         column, part = place % column_tiles * COLUMNS, place // column_tiles
-        expert, named, ours = _tokens_of(tile, shared_tiles, order_ptr, ends_ptr, experts, tokens, TOKENS, SLOTS)
+        expert, named, ours = _tokens_of(
+            tile, shared_tiles, order_ptr, begins, ends, tiles, after, tokens, TOKENS, SLOTS
+        )
         columns = column + tl.arange(0, COLUMNS)
         rows = tl.minimum(columns, width - 1).to(tl.int64)
         sums = tl.zeros((COLUMNS, TOKENS), dtype=tl.float32)
@@ -157,7 +168,8 @@ def moe_mlp_int4(
     Raises ValueError or TypeError, in one sentence, for anything else.
     """
     check_int4(x_ND, router_logits_NE, gate_up, down, gate, up, shared_down)
-    return _moe_mlp_int4(x_ND, router_logits_NE, *gate_up, *down, *gate, *up, *shared_down)
+    with torch.cuda.device_of(x_ND):  # Triton launches on the current card, which need not be the tensors'
+        return _moe_mlp_int4(x_ND, router_logits_NE, *gate_up, *down, *gate, *up, *shared_down)
 
 
 @torch.library.custom_op("llama4::moe_mlp_int4", mutates_args=())
@@ -183,7 +195,8 @@ def _moe_mlp_int4(
     order_N, score_N, group_ends_E = route(router_logits_NE)
     tile = chosen("int4", x_ND.device)
     h_NF, shared_h_NF = x_ND.new_empty(tokens, hidden), x_ND.new_empty(tokens, shared_hidden)
-    parts = x_ND.new_empty(2 * SLICES, tokens, width, dtype=torch.float32)
+    slices = slices_of(tokens)
+    parts = x_ND.new_empty(2 * slices, tokens, width, dtype=torch.float32)
     sizes = {"TOKENS": width_of(tokens), "COLUMNS": tile.columns, "SLOTS": slots(experts)}
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
     _gate_up[(A_MULTIPROCESSOR * programs(x_ND.device),)](
@@ -195,9 +208,9 @@ def _moe_mlp_int4(
         h_NF, shared_h_NF, down_q, down_scale, shared_down_q, shared_down_scale, parts,
         order_N, group_ends_E, experts, tokens, hidden, shared_hidden, width,
         GROUP=_group_of(down_q, down_scale), SHARED_GROUP=_group_of(shared_down_q, shared_down_scale),
-        SLICES=SLICES, **sizes, **options,
+        SLICES=slices, **sizes, **options,
     )  # fmt: skip
-    _add_parts[(triton.cdiv(y_ND.numel(), 1024),)](parts, y_ND, y_ND.numel(), PARTS=2 * SLICES, BLOCK=1024)
+    _add_parts[(triton.cdiv(y_ND.numel(), 1024),)](parts, y_ND, y_ND.numel(), PARTS=2 * slices, BLOCK=1024)
     return y_ND
 
 
@@ -233,7 +246,8 @@ def linear_int4(x: Tensor, weight: Packed) -> Tensor:
     Raises ValueError or TypeError, in one sentence, for anything else.
     """
     check_int4_linear(x, weight)
-    return _linear_int4(x.flatten(0, -2), *weight).unflatten(0, x.shape[:-1])
+    with torch.cuda.device_of(x):
+        return _linear_int4(x.flatten(0, -2), *weight).unflatten(0, x.shape[:-1])
 
 
 @torch.library.custom_op("llama4::linear_int4", mutates_args=())
@@ -243,19 +257,25 @@ def _linear_int4(x_ND: Tensor, q_FD: Tensor, scale_FD: Tensor) -> Tensor:
     if tokens == 0:
         return y_NF
     tile = chosen("int4", x_ND.device)
-    parts = x_ND.new_empty(SLICES, tokens, columns, dtype=torch.float32)
+    slices = slices_of(tokens)
+    parts = x_ND.new_empty(slices, tokens, columns, dtype=torch.float32)
     _linear[(A_MULTIPROCESSOR * programs(x_ND.device),)](
         x_ND, q_FD, scale_FD, parts, tokens, width, columns,
-        TOKENS=width_of(tokens), COLUMNS=tile.columns, GROUP=_group_of(q_FD, scale_FD), SLICES=SLICES,
+        TOKENS=width_of(tokens), COLUMNS=tile.columns, GROUP=_group_of(q_FD, scale_FD), SLICES=slices,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
-    _add_parts[(triton.cdiv(y_NF.numel(), 1024),)](parts, y_NF, y_NF.numel(), PARTS=SLICES, BLOCK=1024)
+    _add_parts[(triton.cdiv(y_NF.numel(), 1024),)](parts, y_NF, y_NF.numel(), PARTS=slices, BLOCK=1024)
     return y_NF
 
 
 @_linear_int4.register_fake
 def _(x_ND: Tensor, q_FD: Tensor, scale_FD: Tensor) -> Tensor:
     return x_ND.new_empty(len(x_ND), len(q_FD))
+
+
+def slices_of(tokens: int) -> int:
+    """Into how many a sum is cut."""
+    return MOST_SLICES if tokens <= FEW else 1
 
 
 def width_of(tokens: int) -> int:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from llama4_kernels import decode, swiglu
-from llama4_kernels.checks import check_moe
+from llama4_kernels.checks import check_aligned, check_moe
 from llama4_kernels.configs import chosen
 from llama4_kernels.down import add_down
 from llama4_kernels.grouped import multiply, weight_gradient
@@ -63,11 +63,21 @@ def _moe_mlp(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output; and for a backward pass what SwiGLU was given, a, b of the routed experts and of the shared one: `[N, 2F]`."""
-    order_N, score_N, group_ends_E = route(router_logits_NE)
-    if not keep and len(x_ND) <= decode.MOST_TOKENS and x_ND.dtype != torch.float32:
-        weights = (gate_up_EDF, down_EFD, shared_gate_FD, shared_up_FD, shared_down_DF)
-        y_ND = decode.moe_mlp(x_ND, (order_N, score_N, group_ends_E), weights)
-        return y_ND, x_ND.new_empty(0, gate_up_EDF.shape[2]), x_ND.new_empty(0, 2 * len(shared_gate_FD))
+    weights = (gate_up_EDF, down_EFD, shared_gate_FD, shared_up_FD, shared_down_DF)
+    check_aligned(x_ND, *weights)
+    with torch.cuda.device_of(x_ND):  # Triton launches on the current card, which need not be the tensors'
+        if not keep and len(x_ND) <= decode.MOST_TOKENS:
+            y_ND = decode.moe_mlp(x_ND, route(router_logits_NE), weights)
+            return y_ND, x_ND.new_empty(0, gate_up_EDF.shape[2]), x_ND.new_empty(0, 2 * len(shared_gate_FD))
+        return _prefill(x_ND, route(router_logits_NE), weights, keep)
+
+
+def _prefill(
+    x_ND: Tensor, routing: tuple[Tensor, Tensor, Tensor], weights: tuple[Tensor, ...], keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Shared expert, routed gate and up, way down: three launches and a matmul."""
+    order_N, score_N, group_ends_E = routing
+    gate_up_EDF, down_EFD, shared_gate_FD, shared_up_FD, shared_down_DF = weights
     tile, down_tile = chosen("gate_up", x_ND.device), chosen("down", x_ND.device)
     all_rows_1 = torch.full((1,), len(x_ND), dtype=torch.int64, device=x_ND.device)
     h_NF, shared_ab_NF = swiglu.shared(x_ND, shared_gate_FD, shared_up_FD, all_rows_1, tile, keep)
@@ -118,6 +128,21 @@ def _backward(
     shared_down_DF: Tensor,
 ) -> Gradients:
     """The gradients of all seven inputs. Routing is worked out again: a sort costs less than the memory to keep it."""
+    with torch.cuda.device_of(x_ND):
+        shared = (shared_ab_NF, shared_gate_FD, shared_up_FD, shared_down_DF)
+        return _layer_backward(dy_ND, ab_NF, x_ND, router_logits_NE, gate_up_EDF, down_EFD, shared)
+
+
+def _layer_backward(
+    dy_ND: Tensor,
+    ab_NF: Tensor,
+    x_ND: Tensor,
+    router_logits_NE: Tensor,
+    gate_up_EDF: Tensor,
+    down_EFD: Tensor,
+    shared: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> Gradients:
+    shared_ab_NF, shared_gate_FD, shared_up_FD, shared_down_DF = shared
     dx_ND, *dshared = _shared_backward(dy_ND, shared_ab_NF, x_ND, shared_gate_FD, shared_up_FD, shared_down_DF)
     order_N, score_N, group_ends_E = route(router_logits_NE)
     dy_sorted_ND = dy_ND[order_N]

@@ -2,8 +2,9 @@
 
 What differs from the naive kernel:
 
-- *Persistent.* As many programs as the card has multiprocessors; each takes tile after tile. The loads of the next tile begin
-  while the last one is still being written, and nothing is launched per tile.
+- *Persistent.* As many programs as the card has multiprocessors; each takes tile after tile, and nothing is launched per tile.
+  In the forward kernel the two loops are made one (`flatten`), so that the loads of the next tile begin while the last one is
+  still being written. The weight gradient's loop has an end of its own for each group, and is not flattened.
 - *Tensor descriptors.* A block is fetched by the copy engine (TMA) from its corner's coordinates: no address arithmetic in
   registers, and what lies outside the tensor arrives as zeros. w has three dimensions, `[E, D, F]`, so that a block at the end
   of one expert's D does not reach into the next expert.

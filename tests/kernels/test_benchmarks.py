@@ -35,7 +35,7 @@ def test_every_benchmark_walks_through_dry_and_says_that_nothing_was_measured(tm
     assert dry.returncode == 0, dry.stdout + dry.stderr
     first, *_, last = dry.stdout.splitlines()
     assert first == "no GPU: correctness and compile checks only" and last.endswith("every result is right.")
-    assert int(last.split()[0]) > 80 and last.split()[4] == "0" and "ms" not in dry.stdout and "TFLOP" not in dry.stdout
+    assert int(last.split()[0]) > 70 and last.split()[4] == "0" and "ms" not in dry.stdout and "TFLOP" not in dry.stdout
     assert not list(tmp_path.iterdir())
 
 

@@ -76,7 +76,7 @@ def test_eager_reference_and_triton_are_equal_forward_and_backward(
 
 
 def test_rows_behind_the_last_group_and_memory_around_are_not_touched() -> None:
-    """x is a piece of a longer tensor that is NaN elsewhere; a read past its end would show, a product with zero too."""
+    """x is a piece of a longer tensor that is NaN elsewhere: a row too many that is stored or summed shows, times zero too."""
     x_ND, w_EDF, ends_E, dy_NF = tensors([5, 0, 35], (40, 72), torch.float16)
     longer = torch.full((60, 40), torch.nan, dtype=torch.float16, device=DEVICE)
     longer[8:48] = x_ND

@@ -129,12 +129,20 @@ def test_what_it_cannot_take_is_told_in_one_sentence() -> None:
         (4, good[4][:, :39], "shared_gate of shape [56, 40]"),
         (5, good[5].double(), "shared_up torch.float64"),
         (6, good[6].to("meta"), "on one device"),
+        (1, good[1].half(), "router_logits in float32, but got torch.float16 and torch.float16"),
+        (
+            3,
+            torch.cat([good[3].flatten()[:1], good[3].flatten()])[1:].view_as(good[3]),
+            "down to begin at a multiple of 16",
+        ),
     ):
         given = [wrong if n == place else tensor for n, tensor in enumerate(good)]
         with pytest.raises((ValueError, TypeError)) as caught:
             moe_mlp(*given)
         message = str(caught.value)
         assert words in message and message.endswith(".") and "\n" not in message, message
+    with pytest.raises(TypeError, match=r"but got torch\.float32 and torch\.float32"):
+        moe_mlp(*[tensor.float() for tensor in good])
     odd = [random(4, 36, dtype=NARROW), good[1], random(4, 36, 96, dtype=NARROW), random(4, 48, 36, dtype=NARROW)]
     odd += [random(56, 36, dtype=NARROW), random(56, 36, dtype=NARROW), random(36, 56, dtype=NARROW)]
     with pytest.raises(ValueError, match="multiples of 8"):
