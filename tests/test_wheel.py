@@ -36,10 +36,12 @@ def test_wheel_holds_the_default_model_and_no_tests(unpacked: Path) -> None:
 
 
 def test_wheel_answers(unpacked: Path, tmp_path: Path) -> None:
-    code = "import llama4; print(llama4.__file__); print(llama4.load('tiny').generate('Hello', max_new_tokens=3) != '')"
+    picture = unpacked / "llama4" / "assets" / "pictures" / "dog-face.png"
+    asked = f"llama4.load('tiny').generate('What is this?', images=[{str(picture)!r}])"
+    code = f"import llama4; print(llama4.__file__); print({asked})"
     environment = os.environ | {"PYTHONPATH": str(unpacked)}
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     where, answered = run.stdout.splitlines()
     assert Path(where).is_relative_to(unpacked)
-    assert answered == "True"
+    assert answered == "dog face"
