@@ -117,7 +117,7 @@ def batches(renderer: Renderer, rows: int, tokens: int, seed: int = 7, mixture: 
     """Batches of the small tokenizer."""
     tokenizer = small_tokenizer()
     writer = Writer(tokenizer, VISION.tokens_per_tile)
-    return Batches(renderer, writer, mixture or Mixture(), rows, tokens, tokenizer.pad_id, (seed, 3))
+    return Batches(renderer, writer, mixture or Mixture(), rows, tokens, tokenizer.pad_id, (seed, 2))
 
 
 def see_stage(recipe: Recipe = RECIPE, renderer: Renderer | None = None) -> See:
