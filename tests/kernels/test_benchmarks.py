@@ -132,7 +132,10 @@ def test_a_result_becomes_plots(tmp_path: Path) -> None:
 
 def test_committed_results_are_whole() -> None:
     """Each has its ceilings, a commit, and errors that were checked."""
-    for file in (BENCHMARKS / "results").glob("*.json"):
+    files = list((BENCHMARKS / "results").glob("*.json"))
+    if not files:
+        pytest.skip("no run on a GPU is committed yet")
+    for file in files:
         result = json.loads(file.read_text(encoding="utf-8"))
         assert result["ceilings"]["product_tflops"] and result["commit"]
         assert all(r["error"] < 0.02 for r in result["records"] if r["side"] == "ours")

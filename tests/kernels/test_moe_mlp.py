@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kernel_cases import CLOSE, random
-from kernel_machine import DEVICE, NARROW
+from kernel_machine import CUDA, DEVICE, NARROW
 from llama4_kernels import decode, moe_mlp, reference
 from torch import Tensor
 
@@ -117,6 +117,28 @@ def test_compiled_is_the_same() -> None:
         run(compiled, given, dy_ND), run(lambda *inputs: moe_mlp(*inputs) * 2, given, dy_ND), strict=True
     ):
         assert torch.equal(mine, plain)
+
+
+@pytest.mark.skipif(not CUDA, reason="a CUDA graph needs a GPU")
+def test_a_graph_of_the_layer_and_its_gradients_holds_for_other_routings() -> None:
+    """More tokens than decode.py takes; whatever waits for the device would end the recording."""
+    routes = [torch.randint(0, 4, (150,), generator=torch.Generator().manual_seed(n)).tolist() for n in range(2)]
+    given, other = (layer(route, seed=seed) for seed, route in enumerate(routes))
+    dy_ND = random(150, WIDTH, dtype=NARROW, seed=9)
+    inputs = [tensor.requires_grad_() for tensor in given]
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.autograd.grad(moe_mlp(*inputs), inputs, dy_ND)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y_ND = moe_mlp(*inputs)
+        gradients = torch.autograd.grad(y_ND, inputs, dy_ND)
+    with torch.no_grad():
+        for held, new in zip(inputs, other, strict=True):
+            held.copy_(new)
+    graph.replay()
+    for found, expected in zip((y_ND, *gradients), run(moe_mlp, other, dy_ND), strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_what_it_cannot_take_is_told_in_one_sentence() -> None:
