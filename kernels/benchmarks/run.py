@@ -69,9 +69,7 @@ def grouped_cases(shape: Any, tokens: int, routing: str) -> list[Record]:
     rows, weight = tokens * (shape.width + shape.hidden), shape.width * shape.hidden
     named = {"shape": shape.name, "tokens": tokens, "routing": routing, "flops": flops}
     named["bytes"] = 2 * (rows + used * weight)
-    written = {
-        "bytes": 2 * (rows + shape.experts * weight)
-    }  # the gradient of an expert without tokens is zeros, and written
+    written = {"bytes": 2 * (rows + shape.experts * weight)}  # an expert without tokens has zeros written
     return [
         *timed({"table": "grouped matmul", **named}, forward, lambda: _loop_fp32(x_ND, w_EDF, ends_E)),
         *timed({"table": "grouped matmul, dX", **named}, dx, lambda: _loop_fp32(dy_NF, w_EDF.mT, ends_E)),

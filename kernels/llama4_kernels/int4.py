@@ -28,10 +28,8 @@ from llama4_kernels.persistent import programs
 from llama4_kernels.tiles import groups, slots
 
 Packed = tuple[Tensor, Tensor]  # q uint8 [..., out, in / 2], scale [..., out, in / G]
-MOST_SLICES, FEW = (
-    4,
-    128,
-)  # of a sum while there are few tokens; with more of them tiles are many, and a part costs memory
+MOST_SLICES = 4  # of a sum, for at most FEW tokens; with more of them tiles are many, and a part costs memory
+FEW = 128
 A_MULTIPROCESSOR = 2  # programs: one needs half of its registers, and 41 of its 227 KB
 
 

@@ -3,8 +3,8 @@
     int4      attention's q, k, v, o; dense and shared feed-forward; routed experts
     as it is  embedding, head, router, norms, the vision encoder and the projection behind it
 
-The router decides by a difference of two logits, and a wrong expert is a larger error than any rounding; the head
-and the embedding are read once a token or by row; the encoder runs once a picture and is less than a hundredth of Scout.
+The router decides by a difference of two logits, and a wrong expert is a larger error than any rounding; of the embedding a token
+reads one row; the head decides near-ties between words; the encoder runs once a picture and is a hundredth of Scout at most.
 """
 
 from __future__ import annotations
