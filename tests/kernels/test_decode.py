@@ -57,6 +57,27 @@ def test_the_sum_over_f_in_slices_of_blocks(hidden: int) -> None:
     assert_near(ours(given), reference.moe_mlp(*[tensor.double() for tensor in given]), "y")
 
 
+@pytest.mark.parametrize("most", [decode.MOST_TOKENS, 0], ids=["few tokens", "prefill"])
+def test_maverick_has_128_experts(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first, the last, one chosen twice; all others empty. Weights of 128 experts, most of them NaN."""
+    monkeypatch.setattr(decode, "MOST_TOKENS", most)
+    chosen = [127, 0, 64, 63, 127, 100]
+    logits_NE = torch.full((6, 128), -3.0, device=DEVICE)
+    logits_NE[torch.arange(6), torch.tensor(chosen)] = random(6, seed=1)
+    gate_up, down = (
+        torch.full(shape, torch.nan, dtype=NARROW, device=DEVICE) for shape in ((128, 40, 48), (128, 24, 40))
+    )
+    for expert in set(chosen):
+        gate_up[expert], down[expert] = (
+            random(*w.shape[1:], dtype=NARROW, seed=expert, scale=0.16) for w in (gate_up, down)
+        )
+    shared = [
+        random(*shape, dtype=NARROW, seed=n, scale=0.16) for n, shape in enumerate(((24, 40), (24, 40), (40, 24)))
+    ]
+    given = [random(6, 40, dtype=NARROW, seed=9), logits_NE, gate_up, down, *shared]
+    assert_near(moe_mlp(*given), reference.moe_mlp(*[tensor.double() for tensor in given]), "y")
+
+
 def test_nan_of_an_expert_that_nobody_uses_stays_away() -> None:
     """Its weights are not read at all."""
     given = layer([0, 2, 3] * 4)
