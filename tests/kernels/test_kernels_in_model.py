@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from kernel_machine import CUDA, DEVICE, NARROW
 from small_models import NOPE_MOE, ROPE_DENSE, ROPE_MOE, drawn_model, random_tokens, small_config
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llama4 import ops
+from llama4.graph import Plain, Static, capture
 from llama4.model import Llama4
 from llama4.quant import quantise
 
@@ -105,6 +107,28 @@ def test_the_int4_model_on_the_kernels_is_the_int4_model(monkeypatch: pytest.Mon
     assert ran == {"linear_int4": passes * (4 * layers + 3 * (layers - moe)), "moe_mlp_int4": passes * moe}
     worst = float((found["triton"] - found["eager"]).abs().max())
     assert worst <= CLOSE * float(found["eager"].abs().max())
+
+
+@pytest.mark.parametrize("quantised", [False, True], ids=["bf16 layers", "int4 layers"])
+@torch.inference_mode()
+def test_the_static_step_on_the_kernels_is_the_plain_one_and_waits_for_nothing(quantised: bool) -> None:
+    """On a GPU as a CUDA graph. Without one, tensors without values run through: no operator of ours asks for one."""
+    layers = (ROPE_MOE, NOPE_MOE, ROPE_DENSE)
+    config = small_config(width=64, expert_width=96, dense_width=64, heads=4, head_width=16, layers=layers)
+    model = drawn_model(config).to(DEVICE, NARROW)
+    model = quantise(model) if quantised else model
+    with ops.use("triton"):
+        plain = Plain(model, model.new_cache(2, 12))
+        static = Static(model, model.new_cache(2, 12), capture if CUDA else None)
+        for turn in range(7):  # over a chunk of 5, and buffers of 1, 2, 4 and 8 slots
+            given = [turn + 3, None if turn == 4 else 2 * turn]
+            expected_BV, found_BV = plain(given), static(given)
+            alive = [row for row, token in enumerate(given) if token is not None]
+            worst = float((found_BV - expected_BV)[alive].abs().max())
+            assert worst <= CLOSE * float(expected_BV[alive].abs().max()), turn
+        if not CUDA:
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                assert static.step().shape == (2, config.vocab_size)
 
 
 def test_int4_learns_nothing_and_says_so_by_running_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
