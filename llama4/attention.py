@@ -66,6 +66,10 @@ class Rotary:
     def __call__(self, q_BSHK: Tensor, k_BSGK: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         config = self.config
         turn = step.once(("turn", self.in_chunk), lambda: self.turn(step))
+        if ops.turns(q_BSHK):
+            if config.qk_norm:
+                return ops.rotate_and_norm(q_BSHK, k_BSGK, turn, config.norm_eps)
+            return ops.rotate(q_BSHK, k_BSGK, turn)
         q_turned, k_turned = rope.rotate(q_BSHK, turn), rope.rotate(k_BSGK, turn)
         if config.qk_norm:
             q_turned, k_turned = rms_norm(q_turned, config.norm_eps), rms_norm(k_turned, config.norm_eps)
@@ -153,6 +157,9 @@ def _up_to(q_BSHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, step: Step, period: i
     """Each query sees the slots up to its own position's. One query, level in all rows, sees every slot that it is given."""
     if step.width == 1 and step.in_step:
         return _attend(q_BSHK, k_BTGK, v_BTGK, mask=None, is_causal=False)
+    if ops.reads_slots(q_BSHK, k_BTGK.shape[2]):
+        seen_BS = step.once(("seen", period), lambda: step.positions_BS % period + 1)
+        return ops.decode_attention(q_BSHK, k_BTGK, v_BTGK, seen_BS)
     # Made anew in every layer: kept for the call, the masks of its pieces would add up to S x T.
     mask_BST = masks.cached(step.positions_BS, k_BTGK.shape[1], period)
     return _attend(q_BSHK, k_BTGK, v_BTGK, mask=mask_BST[:, None], is_causal=False)

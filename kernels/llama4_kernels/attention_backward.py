@@ -4,7 +4,8 @@
     dv[j] = Σ_i p_ij do[i]
     ds_ij = p_ij (do[i] v[j] - delta_i)              delta_i = do[i] o[i]
     dq[i] = Σ_j ds_ij k[j] / sqrt(K)                 dk[j] = Σ_i ds_ij q[i] / sqrt(K)
- dq is a sum over keys, dk and dv are sums over queries: each kernel holds the sums of its own tile and goes through the other
+
+dq is a sum over keys, dk and dv are sums over queries: each kernel holds the sums of its own tile and goes through the other
 side, and the scores are computed twice. (In one kernel, one of the two sums would have to be added up in memory by atomics, in
 an order that nobody knows.) The sums over queries run over the packed rows, so over the heads of a group too: a key's gradient
 leaves the kernel complete. delta comes from the dq kernel, which has do and o at hand, and is read by the next launch.
