@@ -49,8 +49,9 @@ def _query_gradient(
     q_row, q_token, q_head, k_row, k_token, k_head, v_row, v_token, v_head,
     SHARING: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    row, kv_head, begin, here = chunk_of(tl.program_id(1), length, chunk, kv_heads)
-    first_row = (tl.num_programs(0) - 1 - tl.program_id(0)) * ROWS
+    tiles = tl.cdiv(chunk * SHARING, ROWS)
+    row, kv_head, begin, here = chunk_of(tl.program_id(0) // tiles, length, chunk, kv_heads)
+    first_row = (tiles - 1 - tl.program_id(0) % tiles) * ROWS
     if first_row >= here * SHARING:
         return
     positions, heads, own = packed(first_row, here, SHARING, ROWS)
@@ -119,8 +120,9 @@ def _key_value_gradient(
     q_row, q_token, q_head, k_row, k_token, k_head, v_row, v_token, v_head,
     SHARING: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    row, kv_head, begin, here = chunk_of(tl.program_id(1), length, chunk, kv_heads)
-    first_key = tl.program_id(0) * COLUMNS  # the first keys of a chunk are seen by most queries, and go first
+    tiles = tl.cdiv(chunk, COLUMNS)
+    row, kv_head, begin, here = chunk_of(tl.program_id(0) // tiles, length, chunk, kv_heads)
+    first_key = tl.program_id(0) % tiles * COLUMNS  # the first keys of a chunk are seen by most queries, and go first
     if first_key >= here:
         return
     keys = first_key + tl.arange(0, COLUMNS)
@@ -179,12 +181,12 @@ def gradients(
     strides = (*q_BSHK.stride()[:3], *k_BSGK.stride()[:3], *v_BSGK.stride()[:3])
     same = {"SHARING": sharing, "WIDTH": width, "PRECISION": precision(q_BSHK.dtype)}
     tile = chosen("attention_dq", q_BSHK.device)
-    _query_gradient[triton.cdiv(chunk * sharing, tile.rows), chunks](
+    _query_gradient[(triton.cdiv(chunk * sharing, tile.rows) * chunks,)](
         q_BSHK, k_BSGK, v_BSGK, out_BSHK, dout_BSHK, lse_BSH, delta_BSH, dq_BSHK, *sizes, *strides,
         ROWS=tile.rows, COLUMNS=tile.columns, num_warps=tile.warps, num_stages=tile.stages, **same,
     )  # fmt: skip
     tile = chosen("attention_dkv", q_BSHK.device)
-    _key_value_gradient[triton.cdiv(chunk, tile.columns), chunks](
+    _key_value_gradient[(triton.cdiv(chunk, tile.columns) * chunks,)](
         q_BSHK, k_BSGK, v_BSGK, dout_BSHK, lse_BSH, delta_BSH, dk_BSGK, dv_BSGK, *sizes, *strides,
         ROWS=tile.rows, COLUMNS=tile.columns, num_warps=tile.warps, num_stages=tile.stages, **same,
     )  # fmt: skip

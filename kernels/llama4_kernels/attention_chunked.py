@@ -61,9 +61,11 @@ def _forward(
     q_row, q_token, q_head, k_row, k_token, k_head, v_row, v_token, v_head,
     SHARING: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    row, kv_head, begin, here = chunk_of(tl.program_id(1), length, chunk, kv_heads)
-    # The tiles with most keys first: what is left when the card runs out of tiles is then short.
-    first_row = (tl.num_programs(0) - 1 - tl.program_id(0)) * ROWS
+    # Tiles of one chunk and head side by side, since they read the same keys, 4 MB for Scout, from the L2 cache; and of these
+    # the ones with most keys first: what is left when the card runs out of tiles is then short.
+    tiles = tl.cdiv(chunk * SHARING, ROWS)
+    row, kv_head, begin, here = chunk_of(tl.program_id(0) // tiles, length, chunk, kv_heads)
+    first_row = (tiles - 1 - tl.program_id(0) % tiles) * ROWS
     if first_row >= here * SHARING:
         return
     positions, heads, own = packed(first_row, here, SHARING, ROWS)
@@ -119,8 +121,7 @@ def _chunked(q_BSHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, chunk: int) -> tupl
     if q_BSHK.numel() == 0:
         return out_BSHK, lse_BSH
     tile, sharing, chunk = chosen("attention", q_BSHK.device), heads // kv_heads, min(chunk, length)
-    # Tiles of one chunk and head side by side, not one tile of each: they read the same keys, 4 MB for Scout, from the L2 cache.
-    grid = (triton.cdiv(chunk * sharing, tile.rows), batch * triton.cdiv(length, chunk) * kv_heads)
+    grid = (triton.cdiv(chunk * sharing, tile.rows) * batch * triton.cdiv(length, chunk) * kv_heads,)
     with torch.cuda.device_of(q_BSHK):  # Triton launches on the current card, which need not be the tensors'
         _forward[grid](
             q_BSHK, k_BSGK, v_BSGK, out_BSHK, lse_BSH, length, chunk, kv_heads, score_scale(width),

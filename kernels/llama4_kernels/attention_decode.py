@@ -11,9 +11,9 @@ that takes time. Two things follow:
 
 How many slots a query sees is a number on the device; how many splits there are follows from the buffer's size. So nothing
 waits, and a CUDA graph holds while the sequence grows. The splits of a row are equal parts of what *it* sees, whatever the
-buffer could hold: worked example, 32 splits, blocks of 64 slots: 5000 slots seen are 79 blocks, three for each of the first 26
-splits, one for the next, none for the last five; 100 000 seen are 1563 blocks, 49 for each of the first 31 splits and 44 for
-the last.
+buffer could hold. Worked example, blocks of 64 slots: 5000 seen of 8192, in 32 splits, are 79 blocks, three for each of the
+first 26 splits, one for the next, none for five; 100 000 seen of 131 072, in 64, are 1563 blocks, 25 for each of the first 62,
+13 for the next, none for the last.
 
 As with the experts' weights in decode.py, what is read in bulk is the rows of a product and the tokens its narrow side:
 scores[t, r] = Σ_k K[t, k] q[r, k], sums[k, r] = Σ_t V[t, k] p[t, r]. A chunked layer's cache is the same thing, with fewer

@@ -2,9 +2,10 @@
 
     (x[2i], x[2i+1]) -> turned by the angle of pair i          y = x / sqrt(mean(x^2) + eps)        each head by itself
 
-For the token of a decoding step this is 48 heads of 128 numbers, nothing to compute; what costs is that torch takes nine
-small kernels for q and nine for k (docs/kernels/attention.md counts them), in 36 of Scout's 48 layers. One launch instead. It stands before attention and not in it: keys have to be turned before they are kept, so q, which goes the same way,
-costs no launch of its own; and in attention each of a head's splits would turn it again.
+For the token of a decoding step this is 48 heads of 128 numbers, nothing to compute; what costs is that torch takes nine small
+kernels for q and nine for k (docs/kernels/attention.md counts them), in 36 of Scout's 48 layers. One launch instead. It stands
+before attention and not in it: keys have to be turned before they are kept, so q, which goes the same way, costs no launch of
+its own; and in attention each of a head's splits would turn it again.
 
 Neighbours are pairs: a tile of [heads, K] is seen as [heads, K/2, 2] and split along its last dimension. All of it in fp32,
 rounded once, as llama4/attention.py does; the order is rotation first, norm after.

@@ -155,6 +155,29 @@ def test_what_attention_computes_and_reads() -> None:
     assert shapes.SCOUT_HEADS.prefill_bytes(1) == 2 * 2 * 128 * (40 + 8)
 
 
+def test_the_page_of_attention_counts_as_the_benchmark_does() -> None:
+    scout, page = shapes.SCOUT_HEADS, (DOCS / "attention.md").read_text(encoding="utf-8")
+    rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("|")}
+    for tokens, column in ((8192, 2), (65536, 3)):
+        pairs, full = scout.pairs(tokens, scout.chunk), scout.pairs(tokens, tokens)
+        told = {
+            "pairs of query and key, chunked": pairs / 1e6,
+            "the same, full causal": full / 1e6,
+            "FLOPs, 4 · pairs · H · K": scout.flops(pairs) / 1e12,
+            "bytes of q, k, v, o in bf16": scout.prefill_bytes(tokens) / 1e9,
+            "FLOPs a byte": scout.flops(pairs) / scout.prefill_bytes(tokens),
+        }
+        for name, number in told.items():
+            assert float(rows[name].split("|")[column].split()[0]) == pytest.approx(number, rel=0.03), name
+    for seen in (8192, 65536, 1048576):
+        read, computed = (
+            cell.split() for cell in rows[f"{seen:,}".replace(",", " ").replace("8 192", "8192")].split("|")[2:4]
+        )
+        units = {"MB": 1e6, "GB": 1e9}
+        assert float(read[0]) * units[read[1]] == pytest.approx(scout.cache_bytes(seen), rel=0.01)
+        assert float(computed[0]) * 1e9 == pytest.approx(scout.flops(seen), rel=0.04)
+
+
 def test_the_floor_is_of_what_takes_longer() -> None:
     """7e11 FLOPs at 700 TFLOP/s take 1 ms, 8e9 bytes at 4 TB/s 2 ms."""
     ceilings = {"product_tflops": 700.0, "read_tb_s": 4.0}
