@@ -68,6 +68,10 @@ class Rotary:
     def __call__(self, q_BSHK: Tensor, k_BSGK: Tensor, step: Step | StaticStep) -> tuple[Tensor, Tensor]:
         config = self.config
         turn = step.once(("turn", self.in_chunk), lambda: self.turn(step))
+        if ops.turns(q_BSHK):
+            if config.qk_norm:
+                return ops.rotate_and_norm(q_BSHK, k_BSGK, turn, config.norm_eps)
+            return ops.rotate(q_BSHK, k_BSGK, turn)
         q_turned, k_turned = rope.rotate(q_BSHK, turn), rope.rotate(k_BSGK, turn)
         if config.qk_norm:
             q_turned, k_turned = rms_norm(q_turned, config.norm_eps), rms_norm(k_turned, config.norm_eps)
@@ -155,14 +159,23 @@ def _up_to(q_BSHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, step: Step, period: i
     """Each query sees the slots up to its own position's. One query, level in all rows, sees every slot that it is given."""
     if step.width == 1 and step.in_step:
         return _attend(q_BSHK, k_BTGK, v_BTGK, mask=None, is_causal=False)
+    if ops.reads_slots(q_BSHK, k_BTGK.shape[2]):
+        seen_BS = step.once(("counted", period), lambda: step.positions_BS % period + 1)
+        return ops.decode_attention(q_BSHK, k_BTGK, v_BTGK, seen_BS)
     # Made anew in every layer: kept for the call, the masks of its pieces would add up to S x T.
     mask_BST = masks.cached(step.positions_BS, k_BTGK.shape[1], period)
     return _attend(q_BSHK, k_BTGK, v_BTGK, mask=mask_BST[:, None], is_causal=False)
 
 
 def _one_token(q_B1HK: Tensor, k_B1GK: Tensor, v_B1GK: Tensor, step: StaticStep, cache: LayerCache) -> Tensor:
-    """In a global layer and a chunked one alike: every slot is read, and a mask made on the device hides what is not seen."""
+    """In a global layer and a chunked one alike: what is seen is a number on the device, up to which the kernel reads.
+
+    Without the kernel every slot is read, and a mask hides what is not seen.
+    """
     cache.put(k_B1GK, v_B1GK, step)
+    if ops.reads_slots(q_B1HK, k_B1GK.shape[2]):
+        seen_B1 = step.once(("counted", cache.period), lambda: step.positions_BS % cache.period + 1)
+        return ops.decode_attention(q_B1HK, cache.k_BTGK, cache.v_BTGK, seen_B1)
     slots = cache.k_BTGK.shape[1]
     mask_B1T = step.once(("seen", slots, cache.period), lambda: masks.cached(step.positions_BS, slots, cache.period))
     return _attend(q_B1HK, cache.k_BTGK, cache.v_BTGK, mask=mask_B1T[:, None], is_causal=False)
