@@ -38,6 +38,65 @@ MUTATIONS: tuple[Mutation, ...] = (
             Edit("rope.py", '"... pair two -> ... (pair two)"', '"... pair two -> ... (two pair)"'),
         ),
     ),
+    # 01
+    Mutation(
+        "special tokens that a user types are obeyed",
+        "01-text-to-ids",
+        (Edit("tokenizer.py", "piece, allowed_special=allowed,", 'piece, allowed_special="all",'),),
+    ),
+    Mutation(
+        "digits are cut off one by one",
+        "01-text-to-ids",
+        (Edit("tokenizer_files.py", r'r"\p{N}{1,3}"', r'r"\p{N}"'),),
+    ),
+    Mutation(
+        "a tool's result ends the turn",
+        "01-text-to-ids",
+        (Edit("chat.py", 'tool_result_end: str = "eom",', 'tool_result_end: str = "eot",'),),
+    ),
+    # 02
+    Mutation(
+        "pixel shuffle column by column",
+        "02-pictures-to-patches",
+        (Edit("vision.py", "r (y x) (i j c)", "r (y x) (j i c)"),),
+    ),
+    Mutation(
+        "the global tile first",
+        "02-pictures-to-patches",
+        (Edit("image.py", "torch.cat([pieces, whole[None]])", "torch.cat([whole[None], pieces])"),),
+    ),
+    Mutation(
+        "no separator after the last row",
+        "02-pictures-to-patches",
+        (Edit("chat.py", "grid = row * rows if", "grid = (row * rows)[:-1] if"),),
+    ),
+    Mutation(
+        "vision RoPE with rows alone",
+        "02-pictures-to-patches",
+        (
+            Edit(
+                "rope.py",
+                "(columns[:, None] * freqs, rows[:, None] * freqs)",
+                "(rows[:, None] * freqs, rows[:, None] * freqs)",
+            ),
+        ),
+    ),
+    # 03
+    Mutation(
+        "tiles filled in backwards",
+        "03-early-fusion",
+        (Edit("fusion.py", "self.projection(encoded)", "self.projection(encoded.flip(0))"),),
+    ),
+    Mutation(
+        "tokens see what comes after them",
+        "03-early-fusion",
+        (Edit("attention.py", "mask=None, is_causal=True)", "mask=None, is_causal=False)"),),
+    ),
+    Mutation(
+        "a video's frames from its start, not from the middle of each stretch",
+        "03-early-fusion",
+        (Edit("video.py", "(2 * segment + 1) * total // (2 * count)", "segment * total // count"),),
+    ),
 )
 
 
