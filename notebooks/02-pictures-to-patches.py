@@ -16,21 +16,7 @@
 
 # %%
 import torch
-from figures import (
-    GREEN,
-    RED,
-    SHADE,
-    cut_lines,
-    figure,
-    interactive,
-    linked,
-    matrix,
-    picture,
-    shapes,
-    show,
-    strip,
-)
-from matplotlib.patches import Rectangle
+from figures import RED, SHADE, cut_lines, figure, matrix, picture, shapes, show
 from PIL import Image
 
 import llama4
@@ -58,6 +44,9 @@ assert (small.tile_side, large.tile_side) == (64, 336)
 
 
 # %%
+from matplotlib.patches import Rectangle
+
+
 def scale(rows: int, columns: int, width: int, height: int, side: int) -> float:
     """By how much a picture grows until it fills a canvas in one direction."""
     return min(columns * side / width, rows * side / height)
@@ -153,26 +142,21 @@ assert llama4.image.resized(800, 600, 64, 3, 4) == (256, 192)  # reduced to fit 
 # announces the global tile.
 
 # %%
+from itertools import groupby
+
+from figures import strip
+
 ids = llama4.chat.image_tokens(llm.tokenizer, rows, columns, small.tokens_per_tile)
-runs, kinds, sizes = [], [], []
-for token in ids:
-    text = llm.tokenizer.decode([token])
-    if runs and runs[-1] == text:
-        sizes[-1] += 1
-    else:
-        runs, sizes = [*runs, text], [*sizes, 1]
-        kinds.append("picture" if token == llm.tokenizer.patch_id else "special")
-boxes = [f"{size} × {text}" if size > 1 else text for text, size in zip(runs, sizes, strict=True)]
-show(
-    strip(boxes, kinds),
-    "Start, three tiles with x separators, y separator, three tiles, y separator, image, global tile, end.",
-)
+runs = [(llm.tokenizer.decode([token]), len(list(run))) for token, run in groupby(ids)]
+boxes = [f"{size} × {text}" if size > 1 else text for text, size in runs]
+kinds = ["picture" if text == "<|patch|>" else "special" for text, _ in runs]
+show(strip(boxes, kinds), "Start, tiles with separators between, y separator after each row, image, global tile, end.")
 print(len(ids), "tokens")
-assert [text for text, size in zip(runs, sizes, strict=True) if size == 1] == [
-    *("<|image_start|>", "<|tile_x_separator|>", "<|tile_x_separator|>", "<|tile_y_separator|>"),
-    *("<|tile_x_separator|>", "<|tile_x_separator|>", "<|tile_y_separator|>", "<|image|>", "<|image_end|>"),
-]
-assert sizes.count(small.tokens_per_tile) == len(tiles) == 7
+
+first, second = "<|tile_x_separator|>", "<|tile_y_separator|>"
+separators = [first, first, second] * 2
+assert [text for text, size in runs if size == 1] == ["<|image_start|>", *separators, "<|image|>", "<|image_end|>"]
+assert [size for _, size in runs].count(small.tokens_per_tile) == len(tiles) == 7
 
 # %% [markdown]
 # So a picture of *r* × *c* tiles of *p* tokens costs (*r c* + 1) *p* tokens for pixels, *r c* separators (each tile is
@@ -202,6 +186,8 @@ assert cost(2, 3, 16) == 121 and cost(2, 3, 144) == 1017 and cost(4, 4, 144) == 
 # picture and its token lights up.
 
 # %%
+from figures import GREEN, interactive, linked
+
 net = small.grid // small.shuffle  # 4 x 4 tokens a tile
 places, seen = [], 0
 for token in ids:
@@ -224,8 +210,8 @@ assert seen == 7 * 16 and places.count(None) == 6 + 3
 # ## Step three: patches
 #
 # Now into one tile. It is cut into patches of 8 × 8 pixels (Scout: 14 × 14), row by row. A patch is 8 × 8 × 3 = 192
-# numbers; one linear map without a bias turns them into the encoder's width, which happens to be 192 too. Cutting and
-# mapping is what other code writes as a convolution with a stride.
+# numbers; one linear map without a bias turns them into a vector of the encoder's width. Cutting and mapping is what
+# other code writes as a convolution with a stride.
 
 # %%
 dog = shown("dog-face").picture
@@ -243,6 +229,7 @@ x_RPC = encoder.embed(tile)
 shapes(tile=tile, x_RPC=x_RPC)
 assert (grid, small.patches) == (8, 64) and (large.grid, large.patches) == (24, 576)
 assert x_RPC.shape == (1, small.patches + 1, small.width)
+assert encoder.patch_embedding.in_features == side * side * 3 == 192 and encoder.patch_embedding.bias is None
 
 # %% [markdown]
 # In the shape `R` counts tiles, `P` patches and `C` the encoder's width. There are 65 rows for 64 patches: the last is
@@ -278,16 +265,17 @@ whole, panels = figure(8, 2.5, 1, 3)
 for axes, patch in zip(panels, (0, 27, 62), strict=True):
     matrix(axes, (likeness[patch, :-1].reshape(grid, grid) - low) / (1 - low), numbers=True, highest=1.0)
     axes.set_title(f"to patch {patch}: 1 is alike, 0 the least")
-show(whole, "Three maps of 8 x 8 patches: the likeness falls with the distance from the patch.")
+show(whole, "Three maps of 8 x 8 patches, each darkest at its own patch.")
 apart = likeness[:-1, :-1].reshape(grid, grid, grid, grid)  # row, column of one, row, column of the other
-assert torch.allclose(apart[0, 0, 1, 2], apart[4, 3, 5, 5], atol=1e-6)  # one down and two to the right, twice
+assert torch.allclose(apart[:-1, :, :-1], apart[1:, :, 1:], atol=1e-5)  # both patches one row further down
+assert torch.allclose(apart[:, :-1, :, :-1], apart[:, 1:, :, 1:], atol=1e-5)  # and one column to the right
 assert torch.allclose(turned[-1], same[-1, 0])  # the class token is not turned
 
 # %% [markdown]
 # ## The encoder's layers
 #
 # A stack of layers like the decoder's, with two differences: every patch sees every other, before and behind, and
-# LayerNorm and GELU stand where the text model has RMSNorm and SwiGLU. Five layers here, 34 in Scout. Each tile is a
+# LayerNorm and GELU stand where the text model has RMSNorm and SwiGLU. Scout's encoder has 34 layers. Each tile is a
 # sequence of its own: **tiles do not see each other here**. What is in two tiles meets only later, in the text model.
 
 # %%
@@ -300,7 +288,7 @@ shapes(tiles=tiles, tokens=tokens)
 moved = (after - tokens).abs().amax(dim=(1, 2))
 print("change of each tile's tokens when tile 0 is inverted:", [f"{value:.1f}" for value in moved.tolist()])
 assert moved[0] > 0.1 and moved[1:].max() < 1e-4
-assert (small.layers, large.layers) == (5, 34)
+assert large.layers == 34
 
 # %% [markdown]
 # ## Step four: pixel shuffle, patch by patch
@@ -348,7 +336,7 @@ with torch.inference_mode():
     projected = llm.model.fusion.projection(adapted)
 shapes(tile=tile, x_RPC=x_RPC, patches=patches, squares=squares, adapted=adapted, projected=projected)
 assert torch.allclose(adapted, encoder(tile), atol=1e-4)
-assert squares.shape == (1, 16, 4 * 192) and projected.shape[-1] == llm.config.width
+assert squares.shape == (1, 16, 4 * small.width) and projected.shape[-1] == llm.config.width
 
 # %% [markdown]
 # And the released models' encoder, on the `meta` device, where tensors have shapes and no numbers: seven tiles of 336 ×

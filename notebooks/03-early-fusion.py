@@ -34,9 +34,9 @@ assert patch_BS.sum() == len(prompt.tiles) * config.vision.tokens_per_tile == 16
 # %% [markdown]
 # ## One row of vectors
 #
-# `B` is the number of conversations (1), `S` the tokens of each, `D` the model's width, 192 numbers a token. First, the
-# table of embeddings gives each id its vector. All `<|patch|>` ids are equal, and so are their vectors. Then `embed`
-# replaces just these by the projected vectors of the picture, first patch to first place and so on.
+# `B` is the number of conversations (1), `S` the tokens of each, `D` the model's width, the numbers of each token.
+# First, the table of embeddings gives each id its vector. All `<|patch|>` ids are equal, and so are their vectors. Then
+# `embed` replaces just these by the projected vectors of the picture, first patch to first place and so on.
 
 # %%
 step = Step(starts=(0,), counts=(tokens_BS.shape[1],), width=tokens_BS.shape[1], device=tokens_BS.device)
@@ -50,7 +50,7 @@ whole, (left, right) = figure(9.5, 3.3, 1, 2)
 for axes, x_BSD, title in ((left, words_BSD, "after the embedding"), (right, fused_BSD, "after the fusion")):
     scaled = x_BSD[0, :, :24] / x_BSD[0].std(dim=-1, keepdim=True)
     matrix(axes, scaled.T, signed=True, highest=2.5)
-    axes.set(ylabel="first 24 of 192 numbers", title=f"{title}, a column a token")
+    axes.set(ylabel=f"first 24 of {config.width} numbers", title=f"{title}, a column a token")
 show(whole, "Two maps, a column a token: sixteen equal columns left, sixteen different ones right.")
 assert torch.equal(fused_BSD[~patch_BS], words_BSD[~patch_BS])  # words stay as they were
 assert torch.allclose(fused_BSD[patch_BS], from_picture[0], atol=1e-5)  # places hold the picture, in order
@@ -223,7 +223,7 @@ for number in range(20):
     film.append(Image.new("RGB", (64, 64), "white"))
     film[-1].paste(rocket, (0, 56 - 6 * number))
 taken = frames(film, count=4)
-sheet = Image.new("RGB", (20 * 68, 140), "white")
+sheet = Image.new("RGB", (20 * 68, 140), "#dddddd")
 for number, frame in enumerate(film):
     sheet.paste(frame, (number * 68 + 2, 2))
     if number in middles(20, 4):

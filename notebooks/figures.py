@@ -15,6 +15,7 @@ as its picture; `strip` refuses what would come out as an empty box.
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import json
@@ -218,7 +219,8 @@ def linked(
         tile.save(data, format="png")
         sources.append("data:image/png;base64," + base64.b64encode(data.getvalue()).decode())
     facts = json.dumps({"sources": sources, "tokens": list(tokens), "places": list(places), "grid": grid})
-    return f"<div></div><script>(({LINKED})(document.currentScript.previousElementSibling, {facts}))</script>"
+    name = "linked-" + hashlib.sha256(facts.encode()).hexdigest()[:8]
+    return f'<div id="{name}"></div><script>(({LINKED})(document.getElementById("{name}"), {facts}))</script>'
 
 
 def picture(axes: Axes, image: Image.Image, title: str = "") -> None:
