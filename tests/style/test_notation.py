@@ -10,7 +10,7 @@ from pathlib import Path
 from source_tree import ROOT, parsed, python_files, relative
 
 SUFFIX = re.compile(r"^[a-z][A-Za-z0-9_]*_([A-Z][A-Z0-9]*)$")
-SOURCES = python_files("llama4", "kernels", "tests")
+SOURCES = python_files("llama4", "kernels", "notebooks", "tests")
 
 
 def legend() -> set[str]:

@@ -11,7 +11,7 @@ from source_tree import ROOT
 pytest.importorskip("ruff")
 
 
-FOLDERS = [name for name in ("llama4", "kernels", "tests", "docs") if (ROOT / name).is_dir()]
+FOLDERS = [name for name in ("llama4", "kernels", "notebooks", "tests", "docs") if (ROOT / name).is_dir()]
 
 
 @pytest.mark.parametrize("command", [("check",), ("format", "--check")], ids="-".join)

@@ -1,0 +1,231 @@
+# %% [markdown]
+# # 00 · A tour
+#
+# *The whole model in two minutes: a picture and a question go in, a name comes out, and you see every station on the
+# way.*
+#
+# Llama 4 is a language model of Meta's, published in 2025 in two sizes, Scout and Maverick. Three ideas set it apart:
+# pictures join the text as tokens of the same stream (**early fusion**), most attention layers see only a stretch of
+# the text and some layers have no positions at all (**iRoPE**), and each token runs a small part of the weights (a
+# **mixture of experts**).
+#
+# This repository is that architecture in plain PyTorch. The package carries a model with all of its parts, trained
+# here, small enough for a laptop. It knows one thing: the names of emoji, in sixteen languages. We ask it.
+
+# %%
+import torch
+from figures import BLUE, bars, cut_lines, figure, matrix, picture, shapes, show, strip, visible
+
+import llama4
+from llama4.demo.pictures import shown
+
+llm = llama4.load("tiny")
+dog = shown("dog-face").picture  # drawn by an artist whose drawings the model was never trained on
+answer = llm.generate("What is this?", images=[dog])
+
+print(answer)
+assert answer == "dog face"
+
+# %% [markdown]
+# ## The picture becomes tokens
+#
+# A picture is cut into square **tiles**, a tile into **patches**, and each 2 × 2 square of patches becomes one token.
+# This picture is just one tile of 64 × 64 pixels: 64 patches of 8 × 8 pixels, 16 tokens. (Scout's tiles are 336 pixels
+# wide and become 144 tokens.)
+
+# %%
+vision = llm.config.vision
+whole, (left, middle, right) = figure(7.5, 2.6, 1, 3)
+picture(left, dog, f"one tile, {vision.tile_side} × {vision.tile_side} pixels")
+picture(middle, dog, f"{vision.patches} patches")
+cut_lines(middle, vision.grid, vision.grid, vision.patch_side, numbered=False)
+picture(right, dog, f"{vision.tokens_per_tile} tokens")
+cut_lines(right, vision.grid // vision.shuffle, vision.grid // vision.shuffle, vision.patch_side * vision.shuffle, BLUE)
+show(whole, "A dog's face, the same cut into 8 x 8 patches, and into 4 x 4 tokens.")
+
+assert dog.size == (64, 64) and (vision.patches, vision.tokens_per_tile) == (64, 16)
+scout = llama4.Config.scout()
+assert (scout.vision.tile_side, scout.vision.tokens_per_tile) == (336, 144)
+
+# %% [markdown]
+# ## One stream
+#
+# The question becomes tokens too, and all of them stand in one row: markers that say who speaks, the picture's places,
+# the words. A token is an integer, its **id**; the number under each box is that id. What the picture's places hold is
+# filled in by the next station.
+
+# %%
+prompt = llm.encode("What is this?", images=[dog])
+pieces = [llm.tokenizer.decode([token]) for token in prompt.ids]
+
+
+def kind(token: int) -> str:
+    """What sort of token an id is."""
+    if token == llm.config.patch_id:
+        return "picture"
+    return "special" if token in llm.tokenizer.special_tokens.values() else "text"
+
+
+show(
+    strip(list(map(visible, pieces)), list(map(kind, prompt.ids)), below=prompt.ids),
+    "The prompt's tokens and their ids.",
+)
+tokens_BS = torch.tensor([prompt.ids])
+shapes(tokens_BS=tokens_BS, tiles=prompt.tiles)
+assert prompt.ids.count(llm.config.patch_id) == 16
+
+# %% [markdown]
+# ## From embeddings to scores
+#
+# Each id is looked up in a table of vectors, its **embedding**. At the picture's places the vector comes from the
+# **vision encoder** instead. From there on all tokens are alike: they pass through the layers, and at the last token
+# stands a score for every possible next token.
+#
+# In the shapes below `B` counts conversations, `S` tokens, `D` the numbers that make up a token's vector and `V` the
+# words of the vocabulary.
+
+# %%
+with torch.inference_mode():
+    picture_tokens = llm.model.vision(prompt.tiles)
+    logits_B1V = llm.model(tokens_BS, images=prompt.tiles, logits="last")
+shapes(picture_tokens=picture_tokens, logits_B1V=logits_B1V)
+
+chances, ids = logits_B1V[0, 0].softmax(-1).topk(5)
+likely = [visible(llm.tokenizer.decode([token])) for token in ids.tolist()]
+whole, axes = figure(5, 1.8)
+bars(axes, [repr(token) for token in likely], chances.tolist())
+axes.set_title("the five most likely next tokens, and their probability")
+show(whole, "Bars: the beginning of the answer stands far above the others.")
+assert answer.startswith(likely[0]) and chances[0] > 2 * chances[1]
+
+# %% [markdown]
+# The model writes the likeliest token, reads it as one more token of the stream, and goes on until it writes the marker
+# `<|eot|>`, end of turn.
+
+# %% [markdown]
+# ## The layers
+#
+# A **layer** lets tokens look at each other (attention), and then works on each by itself (feed-forward). The
+# configuration spells every layer out. Three of four are like `rope chunk moe`: they know where a token stands (RoPE),
+# and see only their own stretch of the text, its **chunk**. The fourth has no positions (NoPE) and sees everything
+# before it. `moe` is the mixture of experts.
+
+# %%
+for number, layer in enumerate(llm.config.layers):
+    print(number, layer.position, layer.span, layer.ffn)
+
+positions = torch.arange(12)[None]
+whole, (left, right) = figure(7, 2.6, 1, 2)
+classes = {0: ("hidden", "#eeeeee"), 1: ("seen", BLUE)}
+matrix(left, llama4.masks.chunked(positions, positions, chunk=4)[0], classes=classes)
+left.set_title("a chunked layer, chunk of 4")
+matrix(right, llama4.masks.causal(positions, positions)[0], classes=classes)
+right.set_title("a layer that sees everything")
+show(whole, "Two masks of 12 tokens: blocks of 4 along the diagonal, and a full lower triangle.")
+
+assert [layer.position for layer in llm.config.layers] == ["rope", "rope", "rope", "nope"]
+assert [number for number, layer in enumerate(scout.layers) if layer.position == "nope"][:3] == [3, 7, 11]
+
+# %% [markdown]
+# ## The experts
+#
+# Each layer has eight small networks, the **experts**, and a **router** that sends each token to one of them. Here are
+# the experts that the picture's sixteen tokens go to, layer by layer; the number in a square is the expert's.
+
+# %%
+from llama4.evaluation.figure import routing_panel
+from llama4.evaluation.routing import patch_experts
+
+chosen = patch_experts(llm, dog)  # layer -> expert of each of the 4 x 4 tokens
+whole, panels = figure(9, 2.5, 1, len(chosen))
+for axes, (layer, experts) in zip(panels, chosen.items(), strict=True):
+    routing_panel(axes, dog, experts)
+    axes.set_title(f"layer {layer}")
+show(whole, "The picture four times, its sixteen tokens in the colours and with the numbers of their experts.")
+
+assert all(experts.shape == (4, 4) for experts in chosen.values())
+assert any(experts.unique().numel() > 1 for experts in chosen.values()) and llm.config.experts == 8
+
+# %% [markdown]
+# ## The same code, the real size
+#
+# Nothing in the package knows that this model is small. A configuration is all that differs, and PyTorch can build even
+# Scout without memory for its weights: on the `meta` device a tensor has a shape and no numbers. Scout has 109 billion
+# parameters, more than ten thousand times as many.
+
+# %%
+with torch.device("meta"):
+    models = {"tiny": llama4.Llama4(llm.config), "Scout": llama4.Llama4(scout)}
+
+parameters = {name: sum(weight.numel() for weight in model.parameters()) for name, model in models.items()}
+for name, count in parameters.items():
+    config = models[name].config
+    print(
+        f"{name:<6} {count:>15,} parameters  {len(config.layers)} layers of width {config.width}, {config.experts} experts"
+    )
+
+assert parameters["Scout"] == 108_641_793_536
+assert parameters["Scout"] > 10_000 * parameters["tiny"]
+
+# %% [markdown]
+# ## Where to go next
+#
+# <!-- chapters -->
+# - [00 · A tour](00-tour.ipynb): The whole model in two minutes: a picture and a question go in, a name comes out, and
+#   you see every station on the way.
+# - [01 · Text to ids](01-text-to-ids.ipynb): Any text in any script becomes a row of integers and comes back unchanged;
+#   markers that no user can type say who speaks.
+# - [02 · Pictures to tiles to patches](02-pictures-to-patches.ipynb): A picture of any size becomes square tiles, a
+#   tile becomes patches, four patches become one token; you follow every pixel and every separator.
+# - [03 · Early fusion](03-early-fusion.ipynb): Pictures and words share one stream from the first layer on; swap the
+#   picture, keep the words, and watch the answer follow.
+# <!-- end -->
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Ask for the name in another language. How many of the prompt's tokens change?
+#
+# <details><summary>Answer</summary>
+#
+# Ask `llm.generate("Was ist das?", images=[dog])`. Only the question's tokens change. The markers and the sixteen
+# places of the picture stay, and so do the picture's vectors, which are computed without knowing the question.
+#
+# </details>
+#
+# **2.** A chunked layer with a chunk of 4 reads 12 tokens. How many (query, key) pairs does it see, and how many does a
+# layer that sees everything?
+#
+# <details><summary>Answer</summary>
+#
+# A chunk of 4 has 1 + 2 + 3 + 4 = 10 pairs, three chunks have 30. Without chunks there are 1 + 2 + … + 12 = 78.
+#
+# </details>
+
+# %% [markdown]
+# **3.** How many tokens would the 64 × 64 dog be for Scout?
+#
+# <details><summary>Answer</summary>
+#
+# 144 patch tokens: the picture is enlarged to one tile of 336 × 336 pixels.
+#
+# </details>
+
+# %%
+german = llm.encode("Was ist das?", images=[dog])
+assert torch.equal(german.tiles, prompt.tiles)
+end = prompt.ids.index(llm.config.image_end_id) + 1
+assert german.ids[:end] == prompt.ids[:end] and german.ids != prompt.ids
+assert llama4.masks.chunked(positions, positions, chunk=4).sum() == 30
+assert llama4.masks.causal(positions, positions).sum() == 78
+tiles, (rows, columns) = llama4.image.tiles(dog, scout.vision)
+assert (rows, columns) == (1, 1) and len(tiles) * scout.vision.tokens_per_tile == 144
+
+# %% [markdown]
+# ## Source
+#
+# - [`config.LayerSpec`](../llama4/config.py#L26) and [`config.Config`](../llama4/config.py#L83): what a model is, one
+#   row a layer.
+# - [`model.Llama4.forward`](../llama4/model.py#L40): tokens and tiles in, scores out.
+# - [`generate.LLM.generate`](../llama4/generate.py#L69): the loop that asks for one token after the other.
+# - [`masks.py`](../llama4/masks.py): who may look at whom.

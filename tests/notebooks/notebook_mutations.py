@@ -1,0 +1,152 @@
+"""Mistakes made on purpose, and the chapter that must turn red with each: prose that no mistake can contradict teaches nothing.
+
+As in tests/mutations.py a mistake is a few words of the package replaced in a copy of it. The copy keeps the trained model, and
+the chapter runs on it. It counts as caught when one of the chapter's own asserts fails, not by an error of another kind.
+
+    python tests/notebooks/notebook_mutations.py           # every mutation, a line each
+    python tests/notebooks/notebook_mutations.py 02        # those of one chapter
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path += [str(ROOT / "notebooks"), str(ROOT / "tests")]
+import build  # noqa: E402
+from mutation_list import Edit, Mutation  # noqa: E402
+from mutations import StaleMutationError, SurvivedError, apply  # noqa: E402
+from nbclient.exceptions import CellExecutionError  # noqa: E402
+
+__all__ = ["MUTATIONS", "StaleMutationError", "SurvivedError", "caught_by"]
+
+# `test` is the chapter's name. Each chapter's own list begins with a comment of its number.
+MUTATIONS: tuple[Mutation, ...] = (
+    # 00
+    Mutation(
+        "RoPE pairs (i, i + K/2) instead of neighbours, seen from the tour",
+        "00-tour",
+        (
+            Edit(
+                "rope.py",
+                'rearrange(x.float(), "... (pair two) -> ... pair two", two=2)',
+                'rearrange(x.float(), "... (two pair) -> ... pair two", two=2).contiguous()',
+            ),
+            Edit("rope.py", '"... pair two -> ... (pair two)"', '"... pair two -> ... (two pair)"'),
+        ),
+    ),
+    # 01
+    Mutation(
+        "special tokens that a user types are obeyed",
+        "01-text-to-ids",
+        (Edit("tokenizer.py", "piece, allowed_special=allowed,", 'piece, allowed_special="all",'),),
+    ),
+    Mutation(
+        "digits are cut off one by one",
+        "01-text-to-ids",
+        (Edit("tokenizer_files.py", r'r"\p{N}{1,3}"', r'r"\p{N}"'),),
+    ),
+    Mutation(
+        "a tool's result ends the turn",
+        "01-text-to-ids",
+        (Edit("chat.py", 'tool_result_end: str = "eom",', 'tool_result_end: str = "eot",'),),
+    ),
+    # 02
+    Mutation(
+        "pixel shuffle column by column",
+        "02-pictures-to-patches",
+        (Edit("vision.py", "r (y x) (i j c)", "r (y x) (j i c)"),),
+    ),
+    Mutation(
+        "the global tile first",
+        "02-pictures-to-patches",
+        (Edit("image.py", "torch.cat([pieces, whole[None]])", "torch.cat([whole[None], pieces])"),),
+    ),
+    Mutation(
+        "no separator after the last row",
+        "02-pictures-to-patches",
+        (Edit("chat.py", "grid = row * rows if", "grid = (row * rows)[:-1] if"),),
+    ),
+    Mutation(
+        "vision RoPE with rows alone",
+        "02-pictures-to-patches",
+        (
+            Edit(
+                "rope.py",
+                "(columns[:, None] * freqs, rows[:, None] * freqs)",
+                "(rows[:, None] * freqs, rows[:, None] * freqs)",
+            ),
+        ),
+    ),
+    # 03
+    Mutation(
+        "tiles filled in backwards",
+        "03-early-fusion",
+        (Edit("fusion.py", "self.projection(encoded)", "self.projection(encoded.flip(0))"),),
+    ),
+    Mutation(
+        "tokens see what comes after them",
+        "03-early-fusion",
+        (Edit("attention.py", "mask=None, is_causal=True)", "mask=None, is_causal=False)"),),
+    ),
+    Mutation(
+        "a video's frames from its start, not from the middle of each stretch",
+        "03-early-fusion",
+        (Edit("video.py", "(2 * segment + 1) * total // (2 * count)", "segment * total // count"),),
+    ),
+)
+
+
+def make_copy(folder: Path) -> None:
+    """The package with its trained model, and the chapters, in an empty folder."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "llama4", folder / "llama4", ignore=ignore)
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns("__pycache__", "*.ipynb"))
+    if (ROOT / "kernels").is_dir():
+        (folder / "kernels").symlink_to(ROOT / "kernels", target_is_directory=True)
+
+
+def run(folder: Path, chapter: str) -> str | None:
+    """Run a chapter on the copy; None when it is green, else the message of the assert that failed.
+
+    Raises CellExecutionError for a failure that is no assert: the mistake then broke the code, and shows nothing of the prose.
+    """
+    notebook = build.read(folder / "notebooks" / f"{chapter}.py")
+    try:
+        build.execute(notebook, folder / "notebooks", folder, threads=1)
+    except CellExecutionError as error:
+        if error.ename != "AssertionError":
+            raise
+        failed = next(cell for cell in notebook.cells if any(o.output_type == "error" for o in cell.get("outputs", [])))
+        return f"{failed.source.strip().splitlines()[0]} … {error.evalue}"
+    return None
+
+
+def caught_by(mutation: Mutation) -> str:
+    """What the chapter says to the mistake; `SurvivedError` when it says nothing."""
+    with tempfile.TemporaryDirectory() as name:
+        make_copy(Path(name))
+        apply(mutation, Path(name))
+        found = run(Path(name), mutation.test)
+    if found is None:
+        raise SurvivedError(f"Chapter {mutation.test} is green with this mistake: {mutation.name}")
+    return found
+
+
+def main(wanted: str = "") -> int:
+    """Run the mutations of the chapters whose name begins with `wanted`; 0 when all are caught."""
+    survivors = 0
+    for mutation in (mutation for mutation in MUTATIONS if mutation.test.startswith(wanted)):
+        try:
+            print(f"{mutation.test} catches: {mutation.name}: {caught_by(mutation)}", flush=True)
+        except SurvivedError as error:
+            survivors += 1
+            print(f"SURVIVED: {error}", flush=True)
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
