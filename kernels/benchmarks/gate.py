@@ -39,6 +39,7 @@ from llama4_kernels.configs import HOPPER, Tile
 
 SHARED, REGISTERS = 227 * 1024, 255
 DTYPES = ("bf16", "fp16")
+HEADS = {"Scout": {"SHARING": 5, "WIDTH": 128}, "default": {"SHARING": 3, "WIDTH": 32}}  # Maverick's are Scout's
 ANY = ("experts", "tokens", "length", "queries", "slots", "heads", "kv_heads")  # sizes that need not be multiples of 16
 EXPERTS = {"Scout": 32, "Maverick": 256}  # SLOTS: the power of two above 16 and 128
 
@@ -188,10 +189,10 @@ def _int4(dtype: str, model: str, slots: int, tokens: int) -> list[Case]:
 
 
 def _chunked(dtype: str) -> list[Case]:
-    """Scout's and Maverick's chunked attention, five query heads a key/value head, forward and backward."""
+    """Chunked attention, forward and backward."""
     names = ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "dout_ptr", "dq_ptr", "dk_ptr", "dv_ptr")
-    types = dict.fromkeys(names, f"*{dtype}") | dict.fromkeys(("lse_ptr", "delta_ptr", "scale", "unit"), "fp32")
-    types |= {"lse_ptr": "*fp32", "delta_ptr": "*fp32"}
+    types = dict.fromkeys(names, f"*{dtype}") | dict.fromkeys(("scale", "unit"), "fp32")
+    types |= dict.fromkeys(("lse_ptr", "delta_ptr"), "*fp32")
     found = []
     for name, key, kernel in (
         ("forward", "attention", attention_chunked._forward),
@@ -199,8 +200,9 @@ def _chunked(dtype: str) -> list[Case]:
         ("dk and dv", "attention_dkv", attention_backward._key_value_gradient),
     ):
         tile = HOPPER[key]
-        constants = {"SHARING": 5, "WIDTH": tile.depth, "ROWS": tile.rows, "COLUMNS": tile.columns, "PRECISION": "tf32"}
-        found.append(Case(f"chunked attention, {name}, {dtype}", kernel, types, constants, tile))
+        sizes = {"ROWS": tile.rows, "COLUMNS": tile.columns, "PRECISION": "tf32"}
+        for model, heads in HEADS.items():
+            found.append(Case(f"chunked attention, {name}, {model}, {dtype}", kernel, types, {**heads, **sizes}, tile))
     return found
 
 
@@ -209,11 +211,13 @@ def _attention_decode(dtype: str) -> list[Case]:
     tile = HOPPER["attention_decode"]
     types = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr"), f"*{dtype}") | dict.fromkeys(("parts_ptr", "lse_ptr"), "*fp32")
     types |= {"seen_ptr": "*i64", "scale": "fp32"}
-    constants = {"SHARING": 5, "WIDTH": tile.depth, "COLUMNS": tile.columns, "SPLITS": 32, "PRECISION": "tf32"}
+    constants = {"COLUMNS": tile.columns, "SPLITS": 32, "PRECISION": "tf32"}
     found = []
-    for name, rows, more in (("one token", 16, {"queries": 1}), ("16 rows", 16, {}), ("32 rows", 32, {})):
-        here = {**constants, "ROWS": rows, **more}
-        found.append(Case(f"attention decode, {name}, {dtype}", attention_decode._attend_split, types, here, tile))
+    for model, heads in HEADS.items():
+        for name, rows, more in (("one token", 16, {"queries": 1}), ("16 rows", 16, {}), ("32 rows", 32, {})):
+            here = {**constants, **heads, "ROWS": rows, **more}
+            told = f"attention decode, {name}, {model}, {dtype}"
+            found.append(Case(told, attention_decode._attend_split, types, here, tile))
     types |= {"out_ptr": f"*{dtype}"}
     added = {"WIDTH": tile.depth, "SPLITS": attention_decode.MOST_SPLITS}
     found.append(

@@ -22,7 +22,7 @@ class Tile:
     band: int = 1
 
 
-SMALL = Tile(rows=32, columns=32, depth=32, warps=4, stages=2, band=2)  # for the interpreter, which is slow
+SMALL = Tile(rows=32, columns=32, depth=32, warps=4, stages=2, band=2)  # for the interpreter, which is slow, and fp32
 HOPPER = {
     "forward": Tile(rows=128, columns=256, depth=64, warps=8, stages=3, band=8),
     "weight_gradient": Tile(rows=128, columns=256, depth=64, warps=8, stages=3),
@@ -41,6 +41,6 @@ HOPPER = {
 }
 
 
-def chosen(kernel: str, device: torch.device) -> Tile:
-    """The tile of `kernel` on a card; a small one in the interpreter."""
-    return HOPPER[kernel] if device.type == "cuda" else SMALL
+def chosen(kernel: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Tile:
+    """The tile of `kernel` on a card; a small one in the interpreter, and for fp32, of which a large one would not fit."""
+    return HOPPER[kernel] if device.type == "cuda" and dtype != torch.float32 else SMALL
