@@ -32,6 +32,10 @@ HOPPER = {
     "decode_gate_up": Tile(rows=64, columns=64, depth=128, warps=4, stages=4),
     "decode_down": Tile(rows=64, columns=64, depth=128, warps=4, stages=6),
     "int4": Tile(rows=64, columns=64, depth=128, warps=4, stages=4),  # the depth of a block is a group's
+    "int4_gate_up": Tile(
+        rows=128, columns=128, depth=128, warps=8, stages=3, band=8
+    ),  # `rows` are tokens, `columns` weights
+    "int4_product": Tile(rows=128, columns=128, depth=128, warps=8, stages=3, band=8),
 }
 
 
