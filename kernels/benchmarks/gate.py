@@ -31,6 +31,7 @@ from llama4_kernels import (
     decode,
     down,
     int4,
+    int4_prefill,
     persistent,
     swiglu,
     turn,
@@ -82,6 +83,7 @@ def cases() -> list[Case]:
     for dtype in DTYPES:
         for model, slots in EXPERTS.items():
             found += [*_multiplies(dtype, model, slots), *_gate_ups(dtype, model, slots), _down(dtype, model, slots)]
+            found += _int4_prefill(dtype, model, slots)
             few = [case for tokens in (16, 32, 64) for case in _decode(dtype, model, slots, tokens)]
             few += [case for tokens in (16, 32) for case in _int4(dtype, model, slots, tokens)]
             # Triton makes a constant of an argument that is 1: one token has kernels of its own.
@@ -179,7 +181,7 @@ def _int4(dtype: str, model: str, slots: int, tokens: int) -> list[Case]:
     types |= dict.fromkeys(narrow, f"*{dtype}")
     types |= {"order_ptr": "*i64", "ends_ptr": "*i64", "score_ptr": "*fp32", "parts_ptr": "*fp32"}
     constants = {"TOKENS": tokens, "COLUMNS": tile.columns, "GROUP": 128}
-    slices, slots_ = {"SLICES": int4.MOST_SLICES}, {"SLOTS": slots}
+    slices, slots_ = {"SLICES": int4.SLICES}, {"SLOTS": slots}
     both = (("gate_up", int4._gate_up, slots_), ("down", int4._down, {"SHARED_GROUP": 128, **slices, **slots_}))
     both += (("linear", int4._linear, slices),) if model == "Scout" else ()
     return [
@@ -228,6 +230,33 @@ def _attention_decode(dtype: str) -> list[Case]:
     turned = {"WIDTH": tile.depth, "HEADS": turn.HEADS, "NORM": True}
     found.append(Case(f"rotation and QK norm, {dtype}", turn._turn, types, turned, tile, False))
     return found
+
+
+def _int4_prefill(dtype: str, model: str, slots: int) -> list[Case]:
+    """Many tokens on int4 weights: routed, and for one group of all rows (the shared expert, a linear layer)."""
+    pointers = dict.fromkeys(("q_ptr", "gate_q_ptr", "up_q_ptr"), "*u8")
+    pointers |= dict.fromkeys(("scale_ptr", "gate_scale_ptr", "up_scale_ptr", "x_ptr", "h_ptr", "y_ptr"), f"*{dtype}")
+    pointers |= {"order_ptr": "*i64", "ends_ptr": "*i64", "score_ptr": "*fp32"}
+    cases = []
+    for name, kernel, routed in (
+        ("gate_up", int4_prefill._gate_up, "ROUTED"),
+        ("product", int4_prefill._multiply, "ADD"),
+    ):
+        tile = HOPPER[f"int4_{name}"]
+        constants = {"TOKENS": tile.rows, "COLUMNS": tile.columns, "GROUP": 128, "BAND": tile.band}
+        cases.append(
+            Case(
+                f"int4 prefill {name}, {model}, {dtype}",
+                kernel,
+                pointers,
+                {**constants, "SLOTS": slots, routed: True},
+                tile,
+            )
+        )
+        if model == "Scout":
+            one = {**constants, "SLOTS": 2, routed: False, "experts": 1}
+            cases.append(Case(f"int4 prefill {name}, all rows, {dtype}", kernel, pointers, one, tile))
+    return cases
 
 
 def compiled(case: Case) -> Compiled:

@@ -38,6 +38,10 @@ HOPPER = {
     "attention_dkv": Tile(rows=32, columns=128, depth=128, warps=8, stages=2),
     # Here `rows` is the most packed rows, and two programs share a multiprocessor's memory.
     "attention_decode": Tile(rows=32, columns=64, depth=128, warps=4, stages=3),
+    "int4_gate_up": Tile(
+        rows=128, columns=128, depth=128, warps=8, stages=3, band=8
+    ),  # `rows` are tokens, `columns` weights
+    "int4_product": Tile(rows=128, columns=128, depth=128, warps=8, stages=3, band=8),
 }
 
 
