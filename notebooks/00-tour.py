@@ -171,10 +171,10 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 # ## Where to go next
 #
 # <!-- chapters -->
-# - [00 · A tour](00-tour.ipynb): The whole model in two minutes: a picture and a question go in, a name comes out, and
-#   you see every station on the way.
-# - [01 · Text to ids](01-text-to-ids.ipynb): Any text in any script becomes a row of integers and comes back unchanged;
-#   markers that no user can type say who speaks.
+# - [00 · A tour](00-tour.ipynb): The whole model in two minutes: a picture and a question go in, a name comes out,
+#   and you see every station on the way.
+# - [01 · Text to ids](01-text-to-ids.ipynb): Any text in any script becomes a row of integers and comes back
+#   unchanged; markers that no user can type say who speaks.
 # - [02 · Pictures to tiles to patches](02-pictures-to-patches.ipynb): A picture of any size becomes square tiles, a
 #   tile becomes patches, four patches become one token; you follow every pixel and every separator.
 # - [03 · Early fusion](03-early-fusion.ipynb): Pictures and words share one stream from the first layer on; swap the

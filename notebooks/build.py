@@ -235,6 +235,8 @@ def main() -> int:
         except ChapterError as error:
             problems += 1
             print(error, flush=True)
+    if not asked.check:
+        update_links(chapters()[0])  # its list of chapters: a title may have changed
     return 1 if problems else 0
 
 

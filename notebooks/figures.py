@@ -45,12 +45,12 @@ DPI = 110
 LINKED = """(root, {sources, tokens, places, grid}) => {
   const side = 96, make = (parent, tag, style) => Object.assign(parent.appendChild(document.createElement(tag)), {style});
   const row = make(root, "div", "display:flex;gap:6px;margin-bottom:8px"), frames = [], boxes = [];
-  const light = n => boxes.forEach((box, i) => {
-    box.style.background = i === n ? "#E69F00" : places[i] ? "#8cd0bb" : "#8cbcdb";
-    if (i === n) frames.forEach((frame, t) => { const at = places[n], on = at && at[0] === t, d = side / grid;
+  const light = n => {
+    boxes.forEach((box, i) => box.style.background = i === n ? "#E69F00" : places[i] ? "#8cd0bb" : "#8cbcdb");
+    frames.forEach((frame, t) => { const at = places[n], on = at && at[0] === t, d = side / grid;
       frame.style.cssText = on ? `position:absolute;outline:3px solid #E69F00;top:${at[1] * d}px;left:${at[2] * d}px;` +
         `width:${d}px;height:${d}px` : "display:none"; });
-  });
+  };
   sources.forEach((source, t) => {
     const hold = make(row, "div", "position:relative;line-height:0");
     const image = make(hold, "img", `width:${side}px;height:${side}px;image-rendering:pixelated`);

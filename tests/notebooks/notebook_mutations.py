@@ -38,6 +38,11 @@ MUTATIONS: tuple[Mutation, ...] = (
             Edit("rope.py", '"... pair two -> ... (pair two)"', '"... pair two -> ... (two pair)"'),
         ),
     ),
+    Mutation(
+        "experts swapped in pairs, seen from the tour",
+        "00-tour",
+        (Edit("moe.py", "return expert_N, torch.sigmoid(logit_N)", "return expert_N ^ 1, torch.sigmoid(logit_N)"),),
+    ),
     # 01
     Mutation(
         "special tokens that a user types are obeyed",

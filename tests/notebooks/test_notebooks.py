@@ -68,7 +68,7 @@ def test_other_links_lead_somewhere(path: Path) -> None:
 @each_chapter
 def test_cells_are_short(path: Path) -> None:
     for number, cell in enumerate(build.read(path).cells):
-        lines = len(cell.source.splitlines())
+        lines = len(build.LIST.sub("", cell.source).splitlines())  # the list of chapters is as long as it is
         assert lines <= CELL_LINES, f"cell {number} of {path.name} has {lines} lines, over {CELL_LINES}"
 
 
