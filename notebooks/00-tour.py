@@ -173,6 +173,8 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 # <!-- chapters -->
 # - [00 · A tour](00-tour.ipynb): The whole model in two minutes: a picture and a question go in, a name comes out,
 #   and you see every station on the way.
+# - [04 · RoPE and NoPE](04-rope-and-nope.ipynb): Where a token stands: three layers of four turn their queries and
+#   keys by the position and look no further than their chunk, the fourth has no positions and sees everything.
 # <!-- end -->
 
 # %% [markdown]

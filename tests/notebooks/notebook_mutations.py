@@ -38,6 +38,23 @@ MUTATIONS: tuple[Mutation, ...] = (
             Edit("rope.py", '"... pair two -> ... (pair two)"', '"... pair two -> ... (two pair)"'),
         ),
     ),
+    # 04
+    Mutation(
+        "NoPE layers turn their queries and keys too",
+        "04-rope-and-nope",
+        (
+            Edit(
+                "attention.py",
+                'Rotary(config, spec) if spec.position == "rope" else',
+                "Rotary(config, spec) if True else",
+            ),
+        ),
+    ),
+    Mutation(
+        "Scout's scaling makes slow pairs faster",
+        "04-rope-and-nope",
+        (Edit("rope.py", "slow = freqs / scaling.factor", "slow = freqs * scaling.factor"),),
+    ),
 )
 
 
