@@ -175,6 +175,8 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 #   and you see every station on the way.
 # - [04 · RoPE and NoPE](04-rope-and-nope.ipynb): Where a token stands: three layers of four turn their queries and
 #   keys by the position and look no further than their chunk, the fourth has no positions and sees everything.
+# - [05 · Chunks and the cache](05-chunks-and-cache.ipynb): What the model remembers between two tokens it writes, why
+#   three layers of four need only one chunk of it, and what goes wrong when a decode step forgets the chunk.
 # <!-- end -->
 
 # %% [markdown]

@@ -55,6 +55,28 @@ MUTATIONS: tuple[Mutation, ...] = (
         "04-rope-and-nope",
         (Edit("rope.py", "slow = freqs / scaling.factor", "slow = freqs * scaling.factor"),),
     ),
+    # 05
+    Mutation(
+        "decode on a chunked layer reads its whole buffer",
+        "05-chunks-and-cache",
+        (
+            Edit(
+                "attention.py",
+                "max(start % self.chunk for start in piece.starts) + piece.width",
+                "cache.k_BTGK.shape[1]",
+            ),
+        ),
+    ),
+    Mutation(
+        "a chunked layer's cache keeps every position",
+        "05-chunks-and-cache",
+        (
+            Edit("cache.py", "self.limit = min(period, limit)", "self.limit = limit"),
+            Edit(
+                "cache.py", "slots += range(first % period, first % period + end - first)", "slots += range(first, end)"
+            ),
+        ),
+    ),
 )
 
 
