@@ -177,6 +177,9 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 #   keys by the position and look no further than their chunk, the fourth has no positions and sees everything.
 # - [05 · Chunks and the cache](05-chunks-and-cache.ipynb): What the model remembers between two tokens it writes, why
 #   three layers of four need only one chunk of it, and what goes wrong when a decode step forgets the chunk.
+# - [06 · Ten million tokens](06-ten-million-tokens.ipynb): What a context of ten million tokens asks of attention and
+#   of memory, what the temperature is for, and an experiment on whether models without positions really look further
+#   than they were trained to.
 # <!-- end -->
 
 # %% [markdown]

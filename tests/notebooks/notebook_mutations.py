@@ -77,6 +77,23 @@ MUTATIONS: tuple[Mutation, ...] = (
             ),
         ),
     ),
+    # 06
+    Mutation(
+        "the temperature counts positions from 0",
+        "06-ten-million-tokens",
+        (
+            Edit(
+                "attention.py",
+                "(positions_BS.float() + 1.0) / temperature.floor",
+                "positions_BS.float() / temperature.floor",
+            ),
+        ),
+    ),
+    Mutation(
+        "a chunked layer's memory counted at the full context",
+        "06-ten-million-tokens",
+        (Edit("inspect.py", "chunked * min(context, config.chunk or context) * slot", "chunked * context * slot"),),
+    ),
 )
 
 
