@@ -112,7 +112,7 @@ assert (scores_ST - score_table(torch.arange(12) + 500)).abs().max() < 1e-3  # 5
 # attention that makes queries, keys and values, positions included.
 
 # %%
-word = llm.encode("What is this?").ids[-8]
+word = llm.tokenizer.encode("dog")[0]
 step = Step((0,), (config.chunk,), config.chunk, torch.device("cpu"))
 x_1SD = llm.model.decoder.embedding(torch.full((1, config.chunk), word))
 whole, panels = figure(8.5, 2.6, 1, 2, sharey=True)
@@ -330,9 +330,12 @@ assert f"{math.sqrt(scout.head_width):.1f}" == "11.3" and not llama4.Config.mave
 # the weight does it get? Nearly all in Scout, less than half in the small model, whose heads are narrow.
 
 # %%
+share = {}
 for name, model in (("Scout", scout), ("tiny", config)):
     top = math.exp(math.sqrt(model.head_width))
-    print(f"{name:<6} {top / (top + model.chunk - 1):.3f} of the weight, in a chunk of {model.chunk}")
+    share[name] = top / (top + model.chunk - 1)
+    print(f"{name:<6} {share[name]:.3f} of the weight, in a chunk of {model.chunk}")
+assert share["Scout"] > 0.9 and share["tiny"] < 0.5 and f"{bound:.1f}" == "5.7"
 
 # %% [markdown]
 # ## A period of four
@@ -462,8 +465,9 @@ freqs = rope.frequencies(32, config.rope_theta, config.rope_scaling)
 assert (score_table(near) - score_table(near % config.chunk)).abs().max() < 1e-3
 
 # %% [markdown]
-# So positions enter only where they are small, and the layers that reach far have none. Chapter 05 follows what that
-# saves in the cache, chapter 06 what it takes for ten million tokens.
+# So positions enter only where they are small, and the layers that reach far have none.
+# [Chapter 05](05-chunks-and-cache.ipynb) follows what that saves in the cache,
+# [chapter 06](06-ten-million-tokens.ipynb) what it takes for ten million tokens.
 #
 # ## Exercises
 #

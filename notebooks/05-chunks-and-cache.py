@@ -34,9 +34,9 @@ scout = llama4.Config.scout()
 # %% [markdown]
 # ## Which keys a query sees
 #
-# Chapter 04 showed the two masks. In a **global** layer a query sees every position up to its own. In a **chunked**
-# layer it sees those of its own chunk. So the number of keys in sight grows without end in the one, and is a saw in
-# the other. We draw it with the small model's chunk of 384.
+# [Chapter 04](04-rope-and-nope.ipynb) showed the two masks. In a **global** layer a query sees every position up to its
+# own. In a **chunked** layer it sees those of its own chunk. So the number of keys in sight grows without end in the
+# one, and is a saw in the other. We draw it with the small model's chunk of 384.
 
 # %%
 positions_BS = torch.arange(1200)[None]
@@ -231,6 +231,7 @@ for kind, layers in (("chunked", 36), ("global", 12)):
     print(f"Scout at {million:,} tokens: {layers} {kind} layers, {found[kind] / layers / 1e6:,.1f} MB each, "
           f"{found[kind] / 1e9:.1f} GB")  # fmt: skip
 print(f"all together {found['total'] / 1e9:.1f} GB; without chunks {48 * million * slot / 1e9:.0f} GB")
+assert found["global"] / 12 == 128 * found["chunked"] / 36
 assert found == {"chunked": 36 * 8192 * slot, "global": 12 * million * slot, "total": found["total"]}
 assert f"{found['chunked'] / 1e9:.1f} {found['global'] / 1e9:.1f}" == "1.2 51.5"
 
@@ -246,7 +247,7 @@ show(whole, "48 bars: every fourth reaches 4,295 MB, the others 34 MB.")
 # %% [markdown]
 # The same ratio holds for time. Writing a token means reading the cache once: at a million tokens a global layer reads
 # 128 times what a chunked one does. So at long contexts nearly all of the memory and of the reading is the twelve NoPE
-# layers', the subject of chapter 06.
+# layers', the subject of [chapter 06](06-ten-million-tokens.ipynb).
 #
 # ## The decode step that forgets the chunk
 #

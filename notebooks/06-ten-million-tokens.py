@@ -5,9 +5,9 @@
 # on whether models without positions really look further than they were trained to.*
 #
 # Scout is published with a context of 10 485 760 tokens. Three things stand in the way of such lengths. **Positions**
-# that no training row had: the layers that reach far have none (chapter 04). **Dilution**: among more keys, each gets
-# less weight. **Memory**: every key is kept (chapter 05). This chapter is about the last two, and then tests the first
-# in the small.
+# that no training row had: the layers that reach far have none ([chapter 04](04-rope-and-nope.ipynb)). **Dilution**:
+# among more keys, each gets less weight. **Memory**: every key is kept ([chapter 05](05-chunks-and-cache.ipynb)). This
+# chapter is about the last two, and then tests the first in the small.
 
 # %%
 import copy
@@ -140,12 +140,15 @@ shapes(weights_BHST=seen[3].weights(), entropy_BHS=seen[3].entropy())
 keys_S = torch.arange(1152) + 1.0
 whole, axes = figure(7, 2.8)
 axes.plot(keys_S, keys_S.log(), "--", color="grey", label="ln n: all keys alike")
-axes.plot(keys_S, entropy_S["without"], color=ORANGE, linewidth=0.8, label="without temperature")
-axes.plot(keys_S, entropy_S["with"], color=BLUE, linewidth=0.8, label="with, floor 64")
+for name, colour, label in (("without", ORANGE, "without temperature"), ("with", BLUE, "with, floor 64")):
+    axes.plot(keys_S[32::32], entropy_S[name][32:].unfold(0, 32, 32).mean(-1), color=colour, label=label)
+logarithmic(axes, "x")
+axes.set(xlim=(30, 1300), ylim=(3, 7.3), xticks=(32, 100, 320, 1000), xticklabels=(32, 100, 320, 1000))
 axes.set_xlabel("keys in sight")
-axes.set_ylabel("entropy, nats, mean of the heads")
+axes.set_ylabel("entropy, nats")
+axes.set_title("mean over the heads and 32 queries")
 axes.legend()
-show(whole, "Two ragged curves under the logarithm; the one with temperature lies lower, more so to the right.")
+show(whole, "Two curves under the logarithm; the one with temperature lies lower, more so to the right.")
 
 gap_S = entropy_S["without"] - entropy_S["with"]
 for first, last_one in ((0, 63), (63, 400), (800, 1152)):
@@ -275,13 +278,14 @@ print(f"{len({(one['variant'], one['seed']) for one in results['runs']})} models
 print(
     f"trained on up to {results['trained_on']} tokens; {answers} answers a model, length and haystack; chance is 1 in 32"
 )
+assert lengths == list(experiment.LENGTHS) and results["trained_on"] == experiment.TRAINED
 asked = [short[at] for at in range(len(short) - 16, len(short), 2)]
 assert all(short.index(key) < 32 and short[short.index(key) + 1] == short[short.index(key, 32) + 1] for key in asked)
 
 # %% [markdown]
 # ### What was found
 #
-# Each dot is a model (five seeds a variant, three of the last), the line their mean. The haystack is either words, as in
+# Each small mark is a model (five seeds a variant, three of the last), the line their mean. The haystack is either words, as in
 # training, or, harder than anything in training, pairs of other keys and values. NoPE is shown without temperature and
 # with it. The floor of the temperature is 64, the trained length, and it was no part of the training: all NoPE curves
 # are the same weights.
@@ -293,20 +297,21 @@ def runs(variant: str, scale: float = 0.0) -> list[dict]:
     return [one for one in results["runs"] if (one["variant"], one["scale"]) == (variant, scale)]
 
 
-CURVES = (
-    ("NoPE", 0.1, BLUE, "NoPE and temperature"),
-    ("NoPE", 0.0, GREEN, "NoPE"),
-    ("RoPE, theta 500,000", 0.0, ORANGE, "RoPE, theta 500,000"),
-    ("RoPE, theta 10,000", 0.0, RED, "RoPE, theta 10,000"),
-    ("RoPE, no chunks", 0.0, PINK, "RoPE, no chunks"),
+CURVES = (  # variant, scale of the temperature, colour, mark, name
+    ("NoPE", 0.1, BLUE, "o", "NoPE and temperature"),
+    ("NoPE", 0.0, GREEN, "s", "NoPE"),
+    ("RoPE, theta 500,000", 0.0, ORANGE, "^", "RoPE, theta 500,000"),
+    ("RoPE, theta 10,000", 0.0, RED, "v", "RoPE, theta 10,000"),
+    ("RoPE, no chunks", 0.0, PINK, "x", "RoPE, no chunks"),
 )
 whole, panels = figure(9.5, 3.4, 1, 2, sharey=True)
 for hay, axes in zip(experiment.HAYS, panels, strict=True):
-    for variant, scale, colour, label in CURVES:
+    for variant, scale, colour, mark, label in CURVES:
         share = torch.tensor([one[hay]["hits"] for one in runs(variant, scale)]) / answers
-        axes.plot(lengths, share.mean(0), color=colour, label=label)
-        axes.plot(lengths, share.T, ".", color=colour, markersize=4, alpha=0.6)
+        axes.plot(lengths, share.mean(0), color=colour, marker=mark, markersize=5, label=label)
+        axes.plot(lengths, share.T, mark, color=colour, markersize=3, alpha=0.4)
     logarithmic(axes, "x")
+    axes.set_xticks(lengths[::2], lengths[::2])
     axes.set_title(f"a haystack of {hay}")
     axes.set_xlabel("tokens (trained on up to 64)")
 panels[0].set_ylabel("values recalled")
@@ -315,7 +320,7 @@ show(whole, "NoPE stays near 1 at all lengths; RoPE falls from 1 at 64 towards c
 
 # %%
 shown_lengths, rows = (64, 256, 1024, 4096), []
-for variant, scale, _, label in CURVES:
+for variant, scale, _, _, label in CURVES:
     for hay in experiment.HAYS:
         cells = []
         for at in map(lengths.index, shown_lengths):
@@ -326,7 +331,7 @@ for variant, scale, _, label in CURVES:
 table(["", "haystack", *(f"{length:,} tokens" for length in shown_lengths)], rows)
 
 # %% [markdown]
-# (Percent of the values, all seeds together, with Wilson's 95 % interval for the answers. The spread of the dots above
+# (Percent of the values, all seeds together, with Wilson's 95 % interval for the answers. The spread of the small marks above
 # is what the seeds add.)
 #
 # The findings, each with its assert below:
@@ -395,7 +400,7 @@ assert recall["RoPE, theta 10,000"][-1] < 0.7
 # %% [markdown]
 # Where do they look? We follow the far layer's attention from each key at the end to its needle, the key and the value
 # in the haystack, and take the head that gives it most. This is dilution to be seen: NoPE's weight on the needle
-# shrinks with the length too, slowly, and the temperature holds it up. RoPE's is gone.
+# shrinks with the length too, slowly, and the temperature holds it up. RoPE's falls away.
 
 
 # %%
@@ -417,19 +422,20 @@ def on_the_needle(model: llama4.Llama4, length: int) -> float:
 compared = {"NoPE and temperature 0.3": experiment.with_temperature(models["NoPE"], 0.3),
             "NoPE and temperature 0.1": experiment.with_temperature(models["NoPE"], 0.1), **models}  # fmt: skip
 whole, axes = figure(6.5, 2.8)
-for (name, model), colour in zip(compared.items(), (PINK, BLUE, GREEN, RED), strict=True):
-    weights = [on_the_needle(model, length) for length in (64, 128, 256, 512, 1024)]
-    axes.plot(
-        (64, 128, 256, 512, 1024), weights, "o-", color=colour, markersize=3, label=f"{name}: {weights[-1]:.2f} at 1024"
-    )
-    recall[name] = weights
+tried, held_up = (64, 128, 256, 512, 1024), {}
+looks = ((PINK, "D"), (BLUE, "o"), (GREEN, "s"), (RED, "v"))
+for (name, model), (colour, mark) in zip(compared.items(), looks, strict=True):
+    held_up[name] = [on_the_needle(model, length) for length in tried]
+    label = f"{name}: {held_up[name][-1]:.2f} at 1024"
+    axes.plot(tried, held_up[name], marker=mark, color=colour, markersize=4, label=label)
 logarithmic(axes, "x")
+axes.set_xticks(tried, tried)
 axes.set_xlabel("tokens")
 axes.set_ylabel("weight on the needle")
 axes.legend(loc="lower left")
 show(whole, "Weight over length: the three NoPE lines stay high, higher with temperature; RoPE's falls.")
-assert recall["NoPE"][-1] < recall["NoPE and temperature 0.1"][-1] < recall["NoPE and temperature 0.3"][-1]
-assert recall["RoPE, theta 10,000"][-1] < 0.5 * recall["NoPE"][-1] and recall["NoPE"][-1] < recall["NoPE"][0]
+assert held_up["NoPE"][-1] < held_up["NoPE and temperature 0.1"][-1] < held_up["NoPE and temperature 0.3"][-1]
+assert held_up["RoPE, theta 10,000"][-1] < 0.5 * held_up["NoPE"][-1] and held_up["NoPE"][-1] < held_up["NoPE"][0]
 
 # %% [markdown]
 # So the recipe works in the small, and for the reasons given: positions where they are near, none where it is far, and
