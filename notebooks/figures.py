@@ -85,7 +85,11 @@ def slider(frames: Sequence[dict[str, Sequence[tuple[object, str]]]], label: str
     Everything is computed before: the script in it only fills in boxes.
     """
     inks = {kind: (colour, ink_on(colour)) for kind, colour in colours.items()}
-    data = json.dumps([frames, inks]).replace("</", "<\\/")
+    plain = [
+        {html.escape(row): [(html.escape(str(text)), kind) for text, kind in cells] for row, cells in frame.items()}
+        for frame in frames
+    ]
+    data = json.dumps([plain, inks]).replace("</", "<\\/")
     name = f"slider-{hashlib.sha256(data.encode()).hexdigest()[:8]}"
     box = "display:inline-block;min-width:1.7em;padding:1px 0;margin:1px;text-align:center;border-radius:2px"
     keys = "".join(
