@@ -27,6 +27,7 @@ from llama4.engine import prefill
 from llama4.inspect import cache_bytes
 
 torch.set_grad_enabled(False)
+torch.set_num_threads(1)  # one token at a time is no work for two
 llm = llama4.load("tiny", dtype="float32")
 config = llm.config
 scout = llama4.Config.scout()

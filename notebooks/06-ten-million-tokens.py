@@ -28,6 +28,7 @@ from llama4.evaluation.intervals import wilson
 from llama4.inspect import cache_bytes
 from llama4.quant import int4
 
+torch.set_num_threads(1)  # so small are the models trained below that a second thread is in the way
 llm = llama4.load("tiny", dtype="float32")
 scout = llama4.Config.scout()
 TEN_MILLION = scout.max_context
@@ -386,7 +387,6 @@ assert runs("RoPE, no chunks")[0]["steps"] == 5 * runs("NoPE")[0]["steps"]
 # machine.
 
 # %%
-torch.set_num_threads(1)  # so small that a second thread is in the way
 models, recall = {}, {}
 for variant in ("NoPE", "RoPE, theta 10,000"):
     models[variant], loss = experiment.train(variant, seed=0)
