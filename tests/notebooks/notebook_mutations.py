@@ -102,6 +102,62 @@ MUTATIONS: tuple[Mutation, ...] = (
         "03-early-fusion",
         (Edit("video.py", "(2 * segment + 1) * total // (2 * count)", "segment * total // count"),),
     ),
+    # 04
+    Mutation(
+        "NoPE layers turn their queries and keys too",
+        "04-rope-and-nope",
+        (
+            Edit(
+                "attention.py",
+                'Rotary(config, spec) if spec.position == "rope" else',
+                "Rotary(config, spec) if True else",
+            ),
+        ),
+    ),
+    Mutation(
+        "Scout's scaling makes slow pairs faster",
+        "04-rope-and-nope",
+        (Edit("rope.py", "slow = freqs / scaling.factor", "slow = freqs * scaling.factor"),),
+    ),
+    # 05
+    Mutation(
+        "decode on a chunked layer reads its whole buffer",
+        "05-chunks-and-cache",
+        (
+            Edit(
+                "attention.py",
+                "max(start % self.chunk for start in piece.starts) + piece.width",
+                "cache.k_BTGK.shape[1]",
+            ),
+        ),
+    ),
+    Mutation(
+        "a chunked layer's cache keeps every position",
+        "05-chunks-and-cache",
+        (
+            Edit("cache.py", "self.limit = min(period, limit)", "self.limit = limit"),
+            Edit(
+                "cache.py", "slots += range(first % period, first % period + end - first)", "slots += range(first, end)"
+            ),
+        ),
+    ),
+    # 06
+    Mutation(
+        "the temperature counts positions from 0",
+        "06-ten-million-tokens",
+        (
+            Edit(
+                "attention.py",
+                "(positions_BS.float() + 1.0) / temperature.floor",
+                "positions_BS.float() / temperature.floor",
+            ),
+        ),
+    ),
+    Mutation(
+        "a chunked layer's memory counted at the full context",
+        "06-ten-million-tokens",
+        (Edit("inspect.py", "chunked * min(context, config.chunk or context) * slot", "chunked * context * slot"),),
+    ),
 )
 
 
