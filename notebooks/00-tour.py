@@ -173,6 +173,9 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 # <!-- chapters -->
 # - [00 · A tour](00-tour.ipynb): The whole model in two minutes: a picture and a question go in, a name comes out,
 #   and you see every station on the way.
+# - [07 · Mixture of experts](07-mixture-of-experts.ipynb): One token, one expert of many: how a router chooses, why
+#   its score goes in and not out, who takes which words and which parts of a picture, and what is lost when an expert
+#   is gone.
 # <!-- end -->
 
 # %% [markdown]

@@ -38,6 +38,30 @@ MUTATIONS: tuple[Mutation, ...] = (
             Edit("rope.py", '"... pair two -> ... (pair two)"', '"... pair two -> ... (two pair)"'),
         ),
     ),
+    # 07
+    Mutation(
+        "score on the expert's output instead of its input, seen from the chapter on experts",
+        "07-mixture-of-experts",
+        (
+            Edit("moe.py", "scored_ND = (x_ND * score_N[:, None]).to(x_ND.dtype)", "scored_ND = x_ND"),
+            Edit(
+                "moe.py",
+                "sorted_ND = self.experts(scored_ND[order_N], group_ends_E)",
+                "sorted_ND = self.experts(scored_ND[order_N], group_ends_E) * score_N[order_N][:, None]",
+            ),
+        ),
+    ),
+    Mutation(
+        "score by softmax over the experts instead of sigmoid, seen from the chapter on experts",
+        "07-mixture-of-experts",
+        (
+            Edit(
+                "moe.py",
+                "return expert_N, torch.sigmoid(logit_N)",
+                "return expert_N, self.router(x_ND).softmax(-1).amax(-1)",
+            ),
+        ),
+    ),
 )
 
 
