@@ -176,6 +176,9 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 # - [07 · Mixture of experts](07-mixture-of-experts.ipynb): One token, one expert of many: how a router chooses, why
 #   its score goes in and not out, who takes which words and which parts of a picture, and what is lost when an expert
 #   is gone.
+# - [08 · The whole model, and parity](08-parity.ipynb): Every part at once, and how we know that its numbers are
+#   right: two reference programs, a ladder of comparisons from one operation to the whole, and 28 mistakes made on
+#   purpose.
 # <!-- end -->
 
 # %% [markdown]

@@ -62,6 +62,12 @@ MUTATIONS: tuple[Mutation, ...] = (
             ),
         ),
     ),
+    # 08
+    Mutation(
+        "RoPE scaling ignored, seen from the chapter on parity",
+        "08-parity",
+        (Edit("rope.py", "return freqs if scaling is None else scale_frequencies(freqs, scaling)", "return freqs"),),
+    ),
 )
 
 
@@ -70,6 +76,7 @@ def make_copy(folder: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "llama4", folder / "llama4", ignore=ignore)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns("__pycache__", "*.ipynb"))
+    (folder / "tests").symlink_to(ROOT / "tests", target_is_directory=True)  # stored results, read by chapters
     if (ROOT / "kernels").is_dir():
         (folder / "kernels").symlink_to(ROOT / "kernels", target_is_directory=True)
 
