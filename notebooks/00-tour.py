@@ -179,6 +179,9 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 # - [08 · The whole model, and parity](08-parity.ipynb): Every part at once, and how we know that its numbers are
 #   right: two reference programs, a ladder of comparisons from one operation to the whole, and 28 mistakes made on
 #   purpose.
+# - [09 · Official weights](09-official-weights.ipynb): Two layouts of the same numbers: what each weight is called,
+#   how it is cut and stacked, a checkpoint taken there and back without losing a bit, and where the bytes of Scout
+#   and Maverick lie.
 # <!-- end -->
 
 # %% [markdown]

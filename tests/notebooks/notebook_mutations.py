@@ -68,6 +68,34 @@ MUTATIONS: tuple[Mutation, ...] = (
         "08-parity",
         (Edit("rope.py", "return freqs if scaling is None else scale_frequencies(freqs, scaling)", "return freqs"),),
     ),
+    # 09
+    Mutation(
+        "gate and up swapped while Meta's experts are loaded, seen from the chapter on weights",
+        "09-official-weights",
+        (
+            Edit(
+                "checkpoint/names.py",
+                'experts.w1", (_GATE_UP,), split=2, half=0',
+                'experts.w1", (_GATE_UP,), split=2, half=1',
+            ),
+            Edit(
+                "checkpoint/names.py",
+                'experts.w3", (_GATE_UP,), split=2, half=1',
+                'experts.w3", (_GATE_UP,), split=2, half=0',
+            ),
+        ),
+    ),
+    Mutation(
+        "shards taken from the last to the first, seen from the chapter on weights",
+        "09-official-weights",
+        (
+            Edit(
+                "checkpoint/transforms.py",
+                "    return parameter.narrow(row.split, shard * size, size)",
+                "    return parameter.narrow(row.split, (shards - 1 - shard) * size, size)",
+            ),
+        ),
+    ),
 )
 
 
