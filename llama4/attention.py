@@ -54,7 +54,7 @@ class Attention(nn.Module):
             out_BSHK = self.reach.cached(q_BSHK, k_BSGK, v_BSGK, step, cache)
         return self.o(rearrange(out_BSHK, "b s h k -> b s (h k)"))
 
-    def project(self, x_BSD: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x_BSD: Tensor, step: Step | StaticStep) -> tuple[Tensor, Tensor, Tensor]:
         """Queries `[B, S, H, K]`, keys and values `[B, S, G, K]`, with positions in them: what is compared and cached."""
         q_BSHK = rearrange(self.q(x_BSD), "b s (h k) -> b s h k", k=self.head_width)
         k_BSGK = rearrange(self.k(x_BSD), "b s (g k) -> b s g k", k=self.head_width)

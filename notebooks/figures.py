@@ -41,6 +41,7 @@ SHADE = LinearSegmentedColormap.from_list("shade", [PAPER, mixed(BLUE, 0.5), BLU
 SIGNED = LinearSegmentedColormap.from_list("signed", [RED, PAPER, BLUE])  # below 0, 0, above 0
 KINDS = {"special": BLUE, "text": ORANGE, "picture": GREEN}  # of tokens, alike in all chapters
 DPI = 110
+PALETTE_FROM = 16384  # a figure of no more colours is kept as 256 of them, which nobody sees, at a third of the size
 
 # What `linked` runs: frames over pictures, boxes below, one lit pair at a time.
 LINKED = """(root, {sources, tokens, places, grid}) => {
@@ -319,7 +320,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 def _png(whole: Figure) -> str:
     data = io.BytesIO()
-    whole.savefig(data, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
+    whole.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
+    image = Image.open(data).convert("RGB")
+    if image.getcolors(PALETTE_FROM) is not None:
+        image = image.quantize(256, dither=Image.Dither.NONE)
+    data = io.BytesIO()
+    image.save(data, format="PNG", optimize=True)
     return base64.b64encode(data.getvalue()).decode()
 
 

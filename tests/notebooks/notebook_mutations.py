@@ -111,6 +111,17 @@ MUTATIONS: tuple[Mutation, ...] = (
                 "attention.py",
                 'Rotary(config, spec) if spec.position == "rope" else',
                 "Rotary(config, spec) if True else",
+    ),
+    # 07
+    Mutation(
+        "score on the expert's output instead of its input, seen from the chapter on experts",
+        "07-mixture-of-experts",
+        (
+            Edit("moe.py", "scored_ND = (x_ND * score_N[:, None]).to(x_ND.dtype)", "scored_ND = x_ND"),
+            Edit(
+                "moe.py",
+                "sorted_ND = self.experts(scored_ND[order_N], group_ends_E)",
+                "sorted_ND = self.experts(scored_ND[order_N], group_ends_E) * score_N[order_N][:, None]",
             ),
         ),
     ),
@@ -128,6 +139,37 @@ MUTATIONS: tuple[Mutation, ...] = (
                 "attention.py",
                 "max(start % self.chunk for start in piece.starts) + piece.width",
                 "cache.k_BTGK.shape[1]",
+    ),
+        "score by softmax over the experts instead of sigmoid, seen from the chapter on experts",
+        "07-mixture-of-experts",
+        (
+            Edit(
+                "moe.py",
+                "return expert_N, torch.sigmoid(logit_N)",
+                "return expert_N, self.router(x_ND).softmax(-1).amax(-1)",
+            ),
+        ),
+    ),
+    # 08
+    Mutation(
+        "RoPE scaling ignored, seen from the chapter on parity",
+        "08-parity",
+        (Edit("rope.py", "return freqs if scaling is None else scale_frequencies(freqs, scaling)", "return freqs"),),
+    ),
+    # 09
+    Mutation(
+        "gate and up swapped while Meta's experts are loaded, seen from the chapter on weights",
+        "09-official-weights",
+        (
+            Edit(
+                "checkpoint/names.py",
+                'experts.w1", (_GATE_UP,), split=2, half=0',
+                'experts.w1", (_GATE_UP,), split=2, half=1',
+            ),
+            Edit(
+                "checkpoint/names.py",
+                'experts.w3", (_GATE_UP,), split=2, half=1',
+                'experts.w3", (_GATE_UP,), split=2, half=0',
             ),
         ),
     ),
@@ -158,6 +200,17 @@ MUTATIONS: tuple[Mutation, ...] = (
         "06-ten-million-tokens",
         (Edit("inspect.py", "chunked * min(context, config.chunk or context) * slot", "chunked * context * slot"),),
     ),
+    ),
+        "shards taken from the last to the first, seen from the chapter on weights",
+        "09-official-weights",
+        (
+            Edit(
+                "checkpoint/transforms.py",
+                "    return parameter.narrow(row.split, shard * size, size)",
+                "    return parameter.narrow(row.split, (shards - 1 - shard) * size, size)",
+            ),
+        ),
+    ),
 )
 
 
@@ -166,6 +219,7 @@ def make_copy(folder: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "llama4", folder / "llama4", ignore=ignore)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns("__pycache__", "*.ipynb"))
+    (folder / "tests").symlink_to(ROOT / "tests", target_is_directory=True)  # stored results, read by chapters
     if (ROOT / "kernels").is_dir():
         (folder / "kernels").symlink_to(ROOT / "kernels", target_is_directory=True)
 
