@@ -173,6 +173,9 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 # <!-- chapters -->
 # - [00 · A tour](00-tour.ipynb): The whole model in two minutes: a picture and a question go in, a name comes out,
 #   and you see every station on the way.
+# - [12 · Training](12-training.ipynb): How the small model came to know its names: drawings that never look the same
+#   twice, three stages, trees of questions, two optimisers, and an artist kept out of sight. With a live run, from
+#   nothing, in seconds.
 # <!-- end -->
 
 # %% [markdown]

@@ -37,6 +37,7 @@ COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW)
 SHADE = LinearSegmentedColormap.from_list("shade", [PAPER, mixed(BLUE, 0.5), BLUE, "#00263b"])  # 0 to 1
 SIGNED = LinearSegmentedColormap.from_list("signed", [RED, PAPER, BLUE])  # below 0, 0, above 0
 DPI = 110
+PALETTE_FROM = 16384  # a figure of no more colours is kept as 256 of them, which nobody sees, at a third of the size
 
 matplotlib.rcParams.update(
     {
@@ -184,10 +185,24 @@ def bars(axes: Axes, labels: Sequence[str], values: Sequence[float], colours: Se
     """Lying bars, the first on top, the value written behind each."""
     axes.barh(range(len(values)), values, color=colours)
     for line, value in enumerate(values):
-        axes.text(value, line, f" {value:,.3g}", va="center", fontsize=8)
+        written = f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"
+        axes.text(value, line, f" {written}", va="center", fontsize=8)
     axes.set_yticks(range(len(values)), labels)
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.margins(x=0.15)
+
+
+def lines(axes: Axes, curves: dict[str, Any], title: str = "", across: str = "", marker: str = "") -> None:
+    """Named lines, each its colour and its dashes, and a legend where there are two. A curve: values, or (places, values)."""
+    for number, (name, curve) in enumerate(curves.items()):
+        points = curve if isinstance(curve, tuple) else (curve,)
+        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": ("-", "--", "-.", ":")[number % 4]}
+        axes.plot(*points, label=name, linewidth=1.3, marker=marker, markersize=4, **style)
+    axes.set_title(title)
+    axes.set_xlabel(across)
+    axes.set_ylim(bottom=0)
+    if len(curves) > 1:
+        axes.legend()
 
 
 def shapes(**tensors: Any) -> None:
@@ -209,7 +224,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 def _png(whole: Figure) -> str:
     data = io.BytesIO()
-    whole.savefig(data, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
+    whole.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
+    image = Image.open(data).convert("RGB")
+    if image.getcolors(PALETTE_FROM) is not None:
+        image = image.quantize(256, dither=Image.Dither.NONE)
+    data = io.BytesIO()
+    image.save(data, format="PNG", optimize=True)
     return base64.b64encode(data.getvalue()).decode()
 
 

@@ -38,16 +38,34 @@ MUTATIONS: tuple[Mutation, ...] = (
             Edit("rope.py", '"... pair two -> ... (pair two)"', '"... pair two -> ... (two pair)"'),
         ),
     ),
+    # 12
+    Mutation(
+        "The end-of-turn marker is not learnt",
+        "12-training",
+        (Edit("train/rows.py", "[True] * len(said)", "[True] * (len(said) - 1) + [False]"),),
+    ),
+    Mutation(
+        "No gradient flows from the branches into their trunk",
+        "12-training",
+        (
+            Edit(
+                "train/names.py",
+                "self.kept = (k_BSGK, v_BSGK)",
+                "self.kept = (k_BSGK.detach(), v_BSGK.detach())",
+            ),
+        ),
+    ),
 )
 
 
 def make_copy(folder: Path) -> None:
-    """The package with its trained model, and the chapters, in an empty folder."""
+    """The package with its trained model, and the chapters, in an empty folder; what they only read is linked."""
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "llama4", folder / "llama4", ignore=ignore)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns("__pycache__", "*.ipynb"))
-    if (ROOT / "kernels").is_dir():
-        (folder / "kernels").symlink_to(ROOT / "kernels", target_is_directory=True)
+    for other in ("docs", "kernels"):
+        if (ROOT / other).is_dir():
+            (folder / other).symlink_to(ROOT / other, target_is_directory=True)
 
 
 def run(folder: Path, chapter: str) -> str | None:
