@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from llama4 import masks, ops, rope
-from llama4.cache import LayerCache, Step
+from llama4.cache import LayerCache, StaticStep, Step
 from llama4.config import Config, LayerSpec, Temperature
 from llama4.layers import Linear, rms_norm
 
@@ -41,13 +41,15 @@ class Attention(nn.Module):
         self.positions = Rotary(config, spec) if spec.position == "rope" else NoPosition(config.temperature)
         self.reach = WithinChunk(config.chunk) if spec.span == "chunk" else Everything(config.chunk or QUERY_BLOCK)
 
-    def forward(self, x_BSD: Tensor, step: Step, cache: LayerCache | None) -> Tensor:
+    def forward(self, x_BSD: Tensor, step: Step | StaticStep, cache: LayerCache | None) -> Tensor:
         """`[B, S, D]` -> `[B, S, D]`; appends this step's keys and values to `cache` where there is one."""
         q_BSHK = rearrange(self.q(x_BSD), "b s (h k) -> b s h k", k=self.head_width)
         k_BSGK = rearrange(self.k(x_BSD), "b s (g k) -> b s g k", k=self.head_width)
         v_BSGK = rearrange(self.v(x_BSD), "b s (g k) -> b s g k", k=self.head_width)
         q_BSHK, k_BSGK = self.positions(q_BSHK, k_BSGK, step)
-        if step.fresh:
+        if isinstance(step, StaticStep):
+            out_BSHK = _one_token(q_BSHK, k_BSGK, v_BSGK, step, cache)
+        elif step.fresh:
             out_BSHK = self.reach.fresh(q_BSHK, k_BSGK, v_BSGK)
             if cache is not None:
                 cache.append(k_BSGK, v_BSGK, step)
@@ -63,15 +65,19 @@ class Rotary:
         self.config = config
         self.in_chunk = spec.span == "chunk"
 
-    def __call__(self, q_BSHK: Tensor, k_BSGK: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    def __call__(self, q_BSHK: Tensor, k_BSGK: Tensor, step: Step | StaticStep) -> tuple[Tensor, Tensor]:
         config = self.config
         turn = step.once(("turn", self.in_chunk), lambda: self.turn(step))
+        if ops.turns(q_BSHK):
+            if config.qk_norm:
+                return ops.rotate_and_norm(q_BSHK, k_BSGK, turn, config.norm_eps)
+            return ops.rotate(q_BSHK, k_BSGK, turn)
         q_turned, k_turned = rope.rotate(q_BSHK, turn), rope.rotate(k_BSGK, turn)
         if config.qk_norm:
             q_turned, k_turned = rms_norm(q_turned, config.norm_eps), rms_norm(k_turned, config.norm_eps)
         return q_turned.to(q_BSHK.dtype), k_turned.to(k_BSGK.dtype)
 
-    def turn(self, step: Step) -> tuple[Tensor, Tensor]:
+    def turn(self, step: Step | StaticStep) -> tuple[Tensor, Tensor]:
         """Cosine and sine of every token's angles: two float32 `[B, S, 1, K/2]`."""
         config = self.config
         freqs = rope.frequencies(config.head_width, config.rope_theta, config.rope_scaling, step.device)
@@ -85,7 +91,7 @@ class NoPosition:
     def __init__(self, temperature: Temperature | None) -> None:
         self.temperature = temperature
 
-    def __call__(self, q_BSHK: Tensor, k_BSGK: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    def __call__(self, q_BSHK: Tensor, k_BSGK: Tensor, step: Step | StaticStep) -> tuple[Tensor, Tensor]:
         if self.temperature is None:
             return q_BSHK, k_BSGK
         scale_BS = step.once("temperature", lambda: temperature_scale(step.positions_BS, self.temperature))
@@ -153,9 +159,26 @@ def _up_to(q_BSHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, step: Step, period: i
     """Each query sees the slots up to its own position's. One query, level in all rows, sees every slot that it is given."""
     if step.width == 1 and step.in_step:
         return _attend(q_BSHK, k_BTGK, v_BTGK, mask=None, is_causal=False)
+    if ops.reads_slots(q_BSHK, k_BTGK.shape[2]):
+        seen_BS = step.once(("counted", period), lambda: step.positions_BS % period + 1)
+        return ops.decode_attention(q_BSHK, k_BTGK, v_BTGK, seen_BS)
     # Made anew in every layer: kept for the call, the masks of its pieces would add up to S x T.
     mask_BST = masks.cached(step.positions_BS, k_BTGK.shape[1], period)
     return _attend(q_BSHK, k_BTGK, v_BTGK, mask=mask_BST[:, None], is_causal=False)
+
+
+def _one_token(q_B1HK: Tensor, k_B1GK: Tensor, v_B1GK: Tensor, step: StaticStep, cache: LayerCache) -> Tensor:
+    """In a global layer and a chunked one alike: what is seen is a number on the device, up to which the kernel reads.
+
+    Without the kernel every slot is read, and a mask hides what is not seen.
+    """
+    cache.put(k_B1GK, v_B1GK, step)
+    if ops.reads_slots(q_B1HK, k_B1GK.shape[2]):
+        seen_B1 = step.once(("counted", cache.period), lambda: step.positions_BS % cache.period + 1)
+        return ops.decode_attention(q_B1HK, cache.k_BTGK, cache.v_BTGK, seen_B1)
+    slots = cache.k_BTGK.shape[1]
+    mask_B1T = step.once(("seen", slots, cache.period), lambda: masks.cached(step.positions_BS, slots, cache.period))
+    return _attend(q_B1HK, cache.k_BTGK, cache.v_BTGK, mask=mask_B1T[:, None], is_causal=False)
 
 
 def _causal(q_BSHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor) -> Tensor:

@@ -10,6 +10,10 @@ Scout at 10 M tokens, bf16, one row: 12 global layers * 10.5 M * 2 * 8 * 128 * 2
 
 The cache is an argument of the model's forward, never module state. Row lengths live on the host (a list of ints), so no call
 waits for a device to learn where to write.
+
+Two kinds of step say what a call adds. `Step` has any number of columns and its numbers on the host, which may then cut and slice
+by them. `StaticStep` is one token a row with its numbers on the device: nothing on the host depends on them, so a recording of
+one such call (graph.py) is right for every later one.
 """
 
 from __future__ import annotations
@@ -28,25 +32,27 @@ from llama4.errors import InputError
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Step:
-    """One forward call: B rows of `width` columns; row b has `counts[b]` real tokens, from position `starts[b]` on.
+class Shared:
+    """What follows from a step's numbers alone (angles, masks, slots) is the same in every layer of a kind: made once a call."""
 
-    What follows from these numbers alone (angles, masks, slots) is the same in every layer of a kind: `once` keeps it for the
-    length of the call.
-    """
-
-    starts: tuple[int, ...]
-    counts: tuple[int, ...]
-    width: int
-    device: torch.device
-    _shared: dict[Hashable, object] = field(default_factory=dict, compare=False, repr=False)
+    _shared: dict[Hashable, object]
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make()` returned when the first layer of this call asked for `key`."""
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
+
+
+@dataclass(frozen=True)
+class Step(Shared):
+    """One forward call: B rows of `width` columns; row b has `counts[b]` real tokens, from position `starts[b]` on."""
+
+    starts: tuple[int, ...]
+    counts: tuple[int, ...]
+    width: int
+    device: torch.device
+    _shared: dict[Hashable, object] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def fresh(self) -> bool:
@@ -102,6 +108,29 @@ class Step:
         return tuple(torch.tensor(index, dtype=torch.int64, device=self.device) for index in (rows, columns, slots))
 
 
+@dataclass(frozen=True)
+class StaticStep(Shared):
+    """One token a row, at `position_B` (int64); a row that is not in `alive_B` (bool) adds nothing.
+
+    Worked example, a chunk of 4 and buffers of 4 slots: rows at positions 2 and 5 write to slots 2 and 1, and see slots 0..2 and
+    0..1. All of that is arithmetic on the device; its shapes are those of the buffers.
+    """
+
+    position_B: Tensor
+    alive_B: Tensor
+    _shared: dict[Hashable, object] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+        return self.position_B.device
+
+    @property
+    def positions_BS(self) -> Tensor:
+        """int64 `[B, 1]`."""
+        return self.position_B[:, None]
+
+
 class LayerCache:
     """Keys and values of one layer: two buffers `[B, slots, G, K]` whose slot is the position modulo `period`."""
 
@@ -113,17 +142,28 @@ class LayerCache:
 
     def append(self, k_BSGK: Tensor, v_BSGK: Tensor, step: Step) -> None:
         """Write the real tokens of this step that a buffer of one period keeps. No gradient flows through a cache."""
-        self._grow(min(step.end, self.limit))
+        self.reserve(step.end)
         rows, columns, slots = step.once(("kept", self.period), lambda: step.kept(self.period))
         self.k_BTGK[rows, slots] = k_BSGK.detach()[rows, columns]
         self.v_BTGK[rows, slots] = v_BSGK.detach()[rows, columns]
+
+    def put(self, k_B1GK: Tensor, v_B1GK: Tensor, step: StaticStep) -> None:
+        """Write the one token of each row that is alive, into buffers that have its slot already: they stay where they are."""
+        rows, slots = step.once(("slot", self.period), lambda: self._slots(step))
+        alive_B11 = step.alive_B[:, None, None]
+        for buffer_BTGK, new_B1GK in ((self.k_BTGK, k_B1GK), (self.v_BTGK, v_B1GK)):
+            buffer_BTGK[rows, slots] = torch.where(alive_B11, new_B1GK[:, 0], buffer_BTGK[rows, slots])
+
+    def _slots(self, step: StaticStep) -> tuple[Tensor, Tensor]:
+        return torch.arange(len(step.position_B), device=step.device), step.position_B % self.period
 
     def seen(self, slots: int) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, slots, G, K]` of the first slots."""
         return self.k_BTGK[:, :slots], self.v_BTGK[:, :slots]
 
-    def _grow(self, slots: int) -> None:
-        held = self.k_BTGK.shape[1]
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` tokens a row: at least twice the room that was, up to the limit."""
+        held, slots = self.k_BTGK.shape[1], min(tokens, self.limit)
         if slots <= held:
             return
         more = min(max(slots, 2 * held), self.limit) - held
@@ -162,6 +202,11 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes that the buffers take now: global layers grow by doubling, chunked ones up to one chunk."""
         return sum(layer.k_BTGK.nbytes + layer.v_BTGK.nbytes for layer in self.layers)
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` tokens a row in every layer. Buffers that grow move: `nbytes` tells."""
+        for layer in self.layers:
+            layer.reserve(tokens)
 
     def reset(self) -> None:
         """Forget every token, keep the memory."""

@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   llama4 chat --model ~/Llama-4-Scout
   llama4 inspect config.json --context 1000000             parameters and memory, from a bare config
   llama4 convert Llama-4-Scout Llama-4-Scout-hf            Meta's layout to Hugging Face's, or back
+  llama4 quantize Llama-4-Scout --into Llama-4-Scout-int4
   llama4 parity Llama-4-Scout --reference logits.safetensors
   llama4 bench --against transformers
   llama4 eval --suite names,experts --table names.md       what the small model knows, measured
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     _chat(sub)
     _inspect(sub)
     _convert(sub)
+    _quantize(sub)
     _parity(sub)
     _bench(sub)
     _eval(sub)
@@ -172,6 +174,26 @@ def _convert(sub: argparse._SubParsersAction) -> None:
     command.add_argument("--shards", type=int, default=1, metavar="N", help="Meta: tensor-parallel shards to write (1)")
     command.add_argument("--names", choices=("load", "training"), default="load", help="Meta: which names to write")
     command.add_argument("--max-shard-gb", type=float, default=5.0, metavar="GB", help="HF: largest file (5)")
+
+
+def _quantize(sub: argparse._SubParsersAction) -> None:
+    command = _add(
+        sub,
+        "quantize",
+        commands.quantize,
+        "Write a checkpoint with the decoder's linear layers in int4, a quarter of their size (docs/quantisation.md).",
+        "  llama4 quantize Llama-4-Scout --into Llama-4-Scout-int4\n"
+        "  llama4 generate --model Llama-4-Scout-int4 Hello\n",
+    )
+    command.add_argument("source", help="the checkpoint folder to read, or tiny")
+    command.add_argument(
+        "--into", required=True, metavar="DIR", help="the folder to write; it must not hold anything yet"
+    )
+    command.add_argument("--group", type=int, choices=(128, 64, 32), help="weights a scale (by each layer's width)")
+    command.add_argument(
+        "--dtype", default="auto", help="of scales and of what stays: auto (keep), bfloat16, float16, float32"
+    )
+    command.add_argument("--max-shard-gb", type=float, default=5.0, metavar="GB", help="largest file (5)")
 
 
 def _parity(sub: argparse._SubParsersAction) -> None:

@@ -19,11 +19,13 @@ from llama4 import checkpoint
 from llama4 import inspect as inspection
 from llama4 import parity as parity_check
 from llama4.chat import Prompt
+from llama4.checkpoint.memory import in_units
 from llama4.engine import check_budget
 from llama4.errors import InputError
 from llama4.generate import LLM
 from llama4.image import open_image
 from llama4.load import load, resolve_device, resolve_dtype, resolve_path
+from llama4.quant import is_quantised, save_int4
 from llama4.sampling import Sampling, seeded
 from llama4.session import Session
 from llama4.video import frames
@@ -128,10 +130,7 @@ def convert(arguments: Namespace) -> int:
     source, target = resolve_path(arguments.source), _path(arguments.target)
     source = source.parent if source.is_file() else source
     layout = arguments.to or ("meta" if (source / "config.json").exists() else "hf")
-    if not arguments.max_shard_gb > 0 or not math.isfinite(arguments.max_shard_gb):
-        raise InputError(f"--max-shard-gb is {arguments.max_shard_gb}: it must be a positive number of gigabytes.")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} exists and is not an empty folder: name a new one, nothing is overwritten.")
+    _check_target(target, arguments.max_shard_gb)
     dtype = resolve_dtype(arguments.dtype)
     checkpoint.require_room(source, target, dtype)
     model = checkpoint.load_model(source, device="cpu", dtype=dtype)
@@ -139,12 +138,37 @@ def convert(arguments: Namespace) -> int:
         checkpoint.save_hf(model, target, max_shard_bytes=int(arguments.max_shard_gb * 1e9))
     else:
         checkpoint.save_meta(model, target, shards=arguments.shards, names=arguments.names)
-    copied = [name for name in COMPANIONS if (source / name).is_file()]
-    for name in copied:
-        shutil.copyfile(source / name, target / name)
     named = {"hf": "Hugging Face's", "meta": "Meta's"}[layout]
-    _say(f"Wrote {target} in {named} layout; copied {', '.join(copied) or 'no tokenizer, since the source has none'}.")
+    _say(f"Wrote {target} in {named} layout; copied {_copied(source, target)}.")
     return 0
+
+
+def quantize(arguments: Namespace) -> int:
+    """`llama4 quantize`: read either layout, write a folder in int4."""
+    source, target = resolve_path(arguments.source), _path(arguments.into)
+    source = source.parent if source.is_file() else source
+    _check_target(target, arguments.max_shard_gb)
+    model = checkpoint.load_model(source, device="cpu", dtype=resolve_dtype(arguments.dtype))
+    before = sum(weight.nbytes for weight in model.parameters())
+    after = save_int4(model, target, arguments.group, max_shard_bytes=int(arguments.max_shard_gb * 1e9))
+    sizes = f"{in_units(before)} became {in_units(after)}"
+    _say(f"Wrote {target} in int4: {sizes}; copied {_copied(source, target)}.")
+    return 0
+
+
+def _check_target(target: Path, max_shard_gb: float) -> None:
+    if not max_shard_gb > 0 or not math.isfinite(max_shard_gb):
+        raise InputError(f"--max-shard-gb is {max_shard_gb}: it must be a positive number of gigabytes.")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target} exists and is not an empty folder: name a new one, nothing is overwritten.")
+
+
+def _copied(source: Path, target: Path) -> str:
+    """Copy what travels with the weights; its names."""
+    names = [name for name in COMPANIONS if (source / name).is_file()]
+    for name in names:
+        shutil.copyfile(source / name, target / name)
+    return ", ".join(names) or "no tokenizer, since the source has none"
 
 
 def parity(arguments: Namespace) -> int:
@@ -184,7 +208,7 @@ def demo(arguments: Namespace) -> int:
 def _load(arguments: Namespace) -> LLM:
     llm = load(arguments.model, device=arguments.device, dtype=arguments.dtype, quant=arguments.quant)
     weight = llm.model.decoder.embedding.weight
-    quant = f", linear layers in {arguments.quant}" if arguments.quant else ""
+    quant = ", linear layers in int4" if is_quantised(llm.model) else ""
     _say(f"llama4: {arguments.model} on {weight.device}, {str(weight.dtype).removeprefix('torch.')}{quant}")
     return llm
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from llama4.cache import KVCache
 from llama4.chat import Prompt
 from llama4.errors import InputError
+from llama4.graph import Feed, Plain
 from llama4.model import Llama4
 
 PIECE = 4096
@@ -136,13 +137,20 @@ def _feed(model: Llama4, cache: KVCache, prompts: list[Prompt], pieces: list[Pie
 
 @torch.inference_mode()
 def decode(
-    model: Llama4, cache: KVCache, logits_BV: Tensor, budget: int, choose: Callable[[int, Tensor], int | None]
+    model: Llama4,
+    cache: KVCache,
+    logits_BV: Tensor,
+    budget: int,
+    choose: Callable[[int, Tensor], int | None],
+    feed: Feed | None = None,
 ) -> Iterator[list[int | None]]:
     """Yield each row's next token, `None` once it is done, until all are or `budget` tokens are out.
 
     `choose(row, logits_V)` returns the row's next token, or None to end the row; it is not asked again.
+    `feed`, made for this model and cache, runs the steps; plain forward calls do without one (graph.py).
     The token of the last round is chosen but not fed to the model.
     """
+    feed = feed or Plain(model, cache)
     alive = [True] * len(logits_BV)
     for turn in range(budget):
         tokens = [choose(row, logits_BV[row]) if alive[row] else None for row in range(len(alive))]
@@ -151,9 +159,7 @@ def decode(
             return
         yield tokens
         if turn + 1 < budget:
-            tokens_B1 = torch.tensor([[token or 0] for token in tokens], device=cache.device)
-            lengths_B = None if all(alive) else torch.tensor(alive, dtype=torch.int64)
-            logits_BV = _sayable(model, model(tokens_B1, cache=cache, lengths_B=lengths_B, logits="last")[:, 0])
+            logits_BV = _sayable(model, feed(tokens))
 
 
 def _sayable(model: Llama4, logits_BV: Tensor) -> Tensor:

@@ -9,12 +9,16 @@
 
 A prompt is a str (one user message, its images first) or a list of messages as `llama4.chat` takes them. Every way runs the same
 loop (`generate_rows`), so a stream's pieces join to the very text that `generate` returns.
+
+On a card the tokens of an answer come from a CUDA graph (graph.py), one for each size of a batch: with its cache it is kept when
+an answer has ended, and the next batch of that size finds both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,11 +27,11 @@ from PIL.Image import Image
 from torch import Tensor
 
 from llama4 import chat
-from llama4.cache import KVCache
 from llama4.chat import Prompt
 from llama4.config import Config
 from llama4.engine import check_prompt, decode, prefill
 from llama4.errors import InputError
+from llama4.graph import Feed, Static, feed_for
 from llama4.model import Llama4
 from llama4.sampling import Sampling, choose, log_probability, seeded
 from llama4.stopping import StopStrings, as_stops
@@ -35,6 +39,8 @@ from llama4.tokenizer import StreamDecoder, Tokenizer
 
 Messages = str | list[dict] | Prompt  # a Prompt is one that `LLM.encode` or `llama4.chat.encode` has made
 Images = Sequence[str | Path | Image] | None
+SPARE = 4  # sizes of batches whose cache and graph are kept
+AHEAD = 1024  # tokens of an answer that there is room for before it begins
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class LLM:
 
     model: Llama4
     tokenizer: Tokenizer
+    spare: dict[int, Feed] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.tokenizer.vocab_size != self.config.vocab_size:
@@ -181,17 +188,38 @@ class LLM:
             check_prompt(prompt, self.model, budget)
         return [Row(self, prompt, sampling, seed, as_stops(stop)) for prompt in prompts]
 
-    def generate_rows(self, rows: list[Row], budget: int, cache: KVCache | None = None) -> Iterator[list[str]]:
-        """Yield the text that each row gained, round after round, then what the rows had held back."""
-        if cache is None:
-            longest = max(len(row.prompt.ids) for row in rows)
-            cache = self.model.new_cache(len(rows), longest + budget)
-        logits_BV = prefill(self.model, cache, [row.prompt for row in rows], progress=True)
-        for tokens in decode(self.model, cache, logits_BV, budget, lambda row, logits_V: rows[row].choose(logits_V)):
+    def generate_rows(self, rows: list[Row], budget: int, feed: Feed | None = None) -> Iterator[list[str]]:
+        """Yield the text that each row gained, round after round, then what the rows had held back.
+
+        With `feed` the prompts go on from what its cache holds.
+        """
+        if feed is None:
+            with self._feed(len(rows), max(len(row.prompt.ids) for row in rows), budget) as lent:
+                yield from self.generate_rows(rows, budget, lent)
+            return
+        logits_BV = prefill(self.model, feed.cache, [row.prompt for row in rows], progress=True)
+
+        def choose(row: int, logits_V: Tensor) -> int | None:
+            return rows[row].choose(logits_V)
+
+        for tokens in decode(self.model, feed.cache, logits_BV, budget, choose, feed):
             yield [row.push(token) for row, token in zip(rows, tokens, strict=True)]
             if all(row.over for row in rows):  # said here, it saves a forward call whose result nobody would read
                 break
         yield [row.flush() for row in rows]
+
+    @contextmanager
+    def _feed(self, batch_size: int, prompt: int, budget: int) -> Iterator[Feed]:
+        """Lend what decodes a batch. What has recorded a graph stays for the next batch of this size, unless this one failed."""
+        feed = self.spare.pop(batch_size, None) or feed_for(self.model, batch_size, self.config.max_context)
+        feed.cache.reset()
+        if isinstance(feed, Static):  # room at once: a buffer that grows under way has to be recorded anew
+            feed.cache.reserve(prompt + min(budget, AHEAD))
+        yield feed
+        if isinstance(feed, Static):
+            self.spare[batch_size] = feed
+        while len(self.spare) > SPARE:
+            del self.spare[next(iter(self.spare))]
 
 
 class Row:

@@ -14,7 +14,7 @@ from llama4 import checkpoint
 from llama4.errors import InputError
 from llama4.generate import LLM
 from llama4.model import Llama4
-from llama4.quant import quantise
+from llama4.quant import is_int4_folder, load_int4, quantise
 from llama4.tokenizer import Tokenizer
 
 TINY = Path(__file__).parent / "assets" / "tiny"
@@ -30,11 +30,14 @@ def load_model(
 ) -> Llama4:
     """The model of a checkpoint folder, in eval mode. Raises InputError for anything about the files that is not right.
 
-    `quant="int4"` quantises on the CPU, layer after layer, and moves what has become a quarter of its size (quant/).
+    `quant="int4"` quantises on the CPU, layer after layer, and moves what has become a quarter of its size (quant/). A
+    folder that `llama4 quantize` has written is int4 as it lies there, whether `quant` says so or not.
     """
     if quant not in QUANTS:
         raise InputError(f"There is no quant {quant!r} here: leave it out, or use int4.")
     folder, target, own = resolve_path(path), resolve_device(device), resolve_dtype(dtype)
+    if is_int4_folder(folder):
+        return load_int4(folder, target, own)
     if quant is None:
         return checkpoint.load_model(folder, device=target, dtype=own)
     return quantise(checkpoint.load_model(folder, device="cpu", dtype=own)).to(target)

@@ -1,4 +1,4 @@
-"""The one seam between readable and fast: which implementation runs a matmul.
+"""The one seam between readable and fast: which implementation runs a matmul, attention, a rotation.
 
 `eager` is plain PyTorch and runs everywhere. `triton` is the package `llama4_kernels`, chosen where it can be imported and a
 CUDA device is there. The choice is made once; `use("eager")` overrides it, for a test or a comparison.
@@ -27,6 +27,8 @@ BACKENDS = ("eager", "triton")
 SLICES = 16  # of a weight, in the one-row product on a CPU
 ROWS = 32  # what an expert's rows are filled up to a multiple of, in bf16 on a CPU
 SHORT = 1024  # positions up to which attention may be written out: the scores of 1024 queries are 4 MB a head in fp32
+HEAD_WIDTHS = (16, 32, 64, 128)  # that the kernels of attention take
+SHARED_AT_MOST = 32  # query heads of one key/value head that fit a decoding tile
 _override: ContextVar[str | None] = ContextVar("llama4_backend", default=None)
 
 
@@ -166,6 +168,43 @@ def attention(q_BHSK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, mask: Tensor | Non
     if learning and short and q_BHSK.device.type == "cpu":
         return plain_attention(q_BHSK, k_BGTK, v_BGTK, mask, is_causal)
     return F.scaled_dot_product_attention(q_BHSK, k_BGTK, v_BGTK, mask, is_causal=is_causal, enable_gqa=True)
+
+
+def reads_slots(q_BSHK: Tensor, kv_heads: int) -> bool:
+    """Can `decode_attention` run? On backend `triton`, without a gradient, for one query a row and heads that its tiles hold."""
+    fits = q_BSHK.shape[3] in HEAD_WIDTHS and q_BSHK.shape[2] // kv_heads <= SHARED_AT_MOST
+    return backend() == "triton" and q_BSHK.shape[1] == 1 and fits and not torch.is_grad_enabled()
+
+
+def decode_attention(q_BSHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, seen_BS: Tensor) -> Tensor:
+    """`attention` of each row's query to the first `seen` slots of its row, `[B, S, H, K]`, where `reads_slots` says so.
+
+    torch has a fused kernel for one query a row as long as all rows see as much. Given a mask and shared key/value heads it has
+    none (see the notes on `enable_gqa` in its documentation): it copies keys and values for every query head and writes out the
+    scores. docs/kernels/attention.md says more.
+    """
+    from llama4_kernels import decode_attention as triton_decode_attention
+
+    return triton_decode_attention(q_BSHK, k_BTGK, v_BTGK, seen_BS)
+
+
+def turns(q_BSHK: Tensor) -> bool:
+    """Can `rotate` and `rotate_and_norm` run? On backend `triton`, without a gradient, for heads that their tiles hold."""
+    return backend() == "triton" and q_BSHK.shape[3] in HEAD_WIDTHS and not torch.is_grad_enabled()
+
+
+def rotate(q_BSHK: Tensor, k_BSGK: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """`rope.rotate` of q and k, in their dtype, by cosine and sine `[B, S, 1, K/2]`; where `turns` says so."""
+    from llama4_kernels import rotate as triton_rotate
+
+    return triton_rotate(q_BSHK, k_BSGK, *(rearrange(x, "b s 1 k -> b s k") for x in turn))
+
+
+def rotate_and_norm(q_BSHK: Tensor, k_BSGK: Tensor, turn: tuple[Tensor, Tensor], eps: float) -> tuple[Tensor, Tensor]:
+    """The same, then the norm of each head; where `turns` says so. `attention.Rotary` is both, to be read."""
+    from llama4_kernels import rotate_and_norm as triton_rotate_and_norm
+
+    return triton_rotate_and_norm(q_BSHK, k_BSGK, *(rearrange(x, "b s 1 k -> b s k") for x in turn), eps)
 
 
 def plain_attention(q_BHSK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:

@@ -17,10 +17,12 @@ from typing import Any
 import torch
 
 from llama4 import chat
+from llama4.cache import KVCache
 from llama4.chat import Prompt
 from llama4.engine import check_budget
 from llama4.errors import InputError
 from llama4.generate import LLM, Row
+from llama4.graph import feed_for
 from llama4.sampling import Sampling
 
 
@@ -74,7 +76,7 @@ class Session:
 
     def _stream(self, row: Row, budget: int) -> Iterator[str]:
         try:
-            for pieces in self.llm.generate_rows([row], budget, self.cache):
+            for pieces in self.llm.generate_rows([row], budget, self.feed):
                 if pieces[0]:
                     yield pieces[0]
         except GeneratorExit:  # left between two forward calls: the cache is whole
@@ -99,7 +101,12 @@ class Session:
             self.row = None
 
     def _forget(self) -> None:
-        self.cache = self.llm.model.new_cache(1, self.llm.config.max_context)
+        self.feed = feed_for(self.llm.model, 1, self.llm.config.max_context)
+
+    @property
+    def cache(self) -> KVCache:
+        """What the model has read of the conversation."""
+        return self.feed.cache
 
     def _unread(self, ids: list[int], tiles: list[torch.Tensor]) -> Prompt:
         """What of the conversation the cache does not hold yet: never less than the last message."""

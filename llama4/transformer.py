@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from llama4 import ops
 from llama4.attention import Attention
-from llama4.cache import KVCache, LayerCache, Step
+from llama4.cache import KVCache, LayerCache, StaticStep, Step
 from llama4.config import Config, LayerSpec
 from llama4.layers import FeedForward, Linear, RMSNorm
 from llama4.moe import MoE
@@ -29,7 +29,7 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.width, config.norm_eps)
         self.ffn = MoE(config) if spec.ffn == "moe" else FeedForward(config.width, config.dense_width)
 
-    def forward(self, x_BSD: Tensor, step: Step, cache: LayerCache | None) -> Tensor:
+    def forward(self, x_BSD: Tensor, step: Step | StaticStep, cache: LayerCache | None) -> Tensor:
         x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), step, cache)
         return x_BSD + self.ffn(self.ffn_norm(x_BSD))
 
@@ -47,7 +47,7 @@ class Decoder(nn.Module):
         if not self.tied:
             self.head = Linear(config.width, config.vocab_size)
 
-    def forward(self, x_BSD: Tensor, step: Step, cache: KVCache | None) -> Tensor:
+    def forward(self, x_BSD: Tensor, step: Step | StaticStep, cache: KVCache | None) -> Tensor:
         """Run every layer and the final norm. `[B, S, D]` -> `[B, S, D]`."""
         for index, layer in enumerate(self.layers):
             x_BSD = layer(x_BSD, step, None if cache is None else cache.layers[index])

@@ -224,5 +224,5 @@ assert (rows, columns) == (1, 1) and len(tiles) * scout.vision.tokens_per_tile =
 # - [`config.LayerSpec`](../llama4/config.py#L26) and [`config.Config`](../llama4/config.py#L83): what a model is, one
 #   row a layer.
 # - [`model.Llama4.forward`](../llama4/model.py#L40): tokens and tiles in, scores out.
-# - [`generate.LLM.generate`](../llama4/generate.py#L69): the loop that asks for one token after the other.
+# - [`generate.LLM.generate`](../llama4/generate.py#L76): the loop that asks for one token after the other.
 # - [`masks.py`](../llama4/masks.py): who may look at whom.

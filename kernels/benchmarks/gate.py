@@ -2,7 +2,7 @@
 
     python kernels/benchmarks/gate.py
 
-    HGMMA     the tensor cores are fed by warpgroup instructions: without them a kernel is at a third of its speed
+    HGMMA     the tensor cores are fed by warpgroup instructions: without them a kernel that multiplies is at a third of its speed
     stack 0   no sums spilled from registers to memory
     shared    at most 227 KB, what a block may have
     registers at most 255 a thread, what one may have
@@ -24,11 +24,22 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from llama4_kernels import decode, down, int4, persistent, swiglu
+from llama4_kernels import (
+    attention_backward,
+    attention_chunked,
+    attention_decode,
+    decode,
+    down,
+    int4,
+    persistent,
+    swiglu,
+    turn,
+)
 from llama4_kernels.configs import HOPPER, Tile
 
 SHARED, REGISTERS = 227 * 1024, 255
 DTYPES = ("bf16", "fp16")
+ANY = ("experts", "tokens", "length", "queries", "slots", "heads", "kv_heads")  # sizes that need not be multiples of 16
 EXPERTS = {"Scout": 32, "Maverick": 256}  # SLOTS: the power of two above 16 and 128
 
 
@@ -41,6 +52,7 @@ class Case:
     types: dict[str, str]
     constants: dict[str, object]
     tile: Tile
+    multiplies: bool = True  # on tensor cores
 
 
 @dataclass(frozen=True)
@@ -53,10 +65,10 @@ class Compiled:
     hgmma: int
     copies: int
 
-    def faults(self) -> list[str]:
+    def faults(self, multiplies: bool = True) -> list[str]:
         """What the gate refuses; empty when it passes."""
         return [
-            *([] if self.hgmma else ["no HGMMA"]),
+            *([] if self.hgmma or not multiplies else ["no HGMMA"]),
             *([f"{self.stack} bytes of stack"] if self.stack else []),
             *([f"{self.shared} bytes of shared memory"] if self.shared > SHARED else []),
             *([f"{self.registers} registers"] if self.registers > REGISTERS else []),
@@ -78,7 +90,7 @@ def cases() -> list[Case]:
                 if case.constants["TOKENS"] == 16
             ]
             found += few + one
-        found.append(_gradient(dtype))
+        found += [_gradient(dtype), *_chunked(dtype), *_attention_decode(dtype)]
     return found
 
 
@@ -175,6 +187,45 @@ def _int4(dtype: str, model: str, slots: int, tokens: int) -> list[Case]:
     ]
 
 
+def _chunked(dtype: str) -> list[Case]:
+    """Scout's and Maverick's chunked attention, five query heads a key/value head, forward and backward."""
+    names = ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "dout_ptr", "dq_ptr", "dk_ptr", "dv_ptr")
+    types = dict.fromkeys(names, f"*{dtype}") | dict.fromkeys(("lse_ptr", "delta_ptr", "scale", "unit"), "fp32")
+    types |= {"lse_ptr": "*fp32", "delta_ptr": "*fp32"}
+    found = []
+    for name, key, kernel in (
+        ("forward", "attention", attention_chunked._forward),
+        ("dq", "attention_dq", attention_backward._query_gradient),
+        ("dk and dv", "attention_dkv", attention_backward._key_value_gradient),
+    ):
+        tile = HOPPER[key]
+        constants = {"SHARING": 5, "WIDTH": tile.depth, "ROWS": tile.rows, "COLUMNS": tile.columns, "PRECISION": "tf32"}
+        found.append(Case(f"chunked attention, {name}, {dtype}", kernel, types, constants, tile))
+    return found
+
+
+def _attention_decode(dtype: str) -> list[Case]:
+    """One token of five heads a key/value head, which is a kernel of its own, since Triton makes a constant of 1; and more."""
+    tile = HOPPER["attention_decode"]
+    types = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr"), f"*{dtype}") | dict.fromkeys(("parts_ptr", "lse_ptr"), "*fp32")
+    types |= {"seen_ptr": "*i64", "scale": "fp32"}
+    constants = {"SHARING": 5, "WIDTH": tile.depth, "COLUMNS": tile.columns, "SPLITS": 32, "PRECISION": "tf32"}
+    found = []
+    for name, rows, more in (("one token", 16, {"queries": 1}), ("16 rows", 16, {}), ("32 rows", 32, {})):
+        here = {**constants, "ROWS": rows, **more}
+        found.append(Case(f"attention decode, {name}, {dtype}", attention_decode._attend_split, types, here, tile))
+    types |= {"out_ptr": f"*{dtype}"}
+    added = {"WIDTH": tile.depth, "SPLITS": attention_decode.MOST_SPLITS}
+    found.append(
+        Case(f"attention decode, splits added, {dtype}", attention_decode._add_splits, types, added, tile, False)
+    )
+    types = dict.fromkeys(("q_ptr", "k_ptr", "q_out_ptr", "k_out_ptr"), f"*{dtype}")
+    types |= {"cos_ptr": "*fp32", "sin_ptr": "*fp32", "eps": "fp32"}
+    turned = {"WIDTH": tile.depth, "HEADS": turn.HEADS, "NORM": True}
+    found.append(Case(f"rotation and QK norm, {dtype}", turn._turn, types, turned, tile, False))
+    return found
+
+
 def compiled(case: Case) -> Compiled:
     """Compile for sm_90; pointers and sizes are multiples of 16, as those of the real models are."""
     names = case.kernel.arg_names
@@ -182,7 +233,7 @@ def compiled(case: Case) -> Compiled:
     attributes = {
         (place,): [["tt.divisibility", 16]]
         for place, name in enumerate(names)
-        if types[name].startswith("*") or (types[name] == "i32" and name not in ("experts", "tokens"))
+        if types[name].startswith("*") or (types[name] == "i32" and name not in ANY)
     }
     constants = {(names.index(name),): value for name, value in case.constants.items()}
     source = ASTSource(fn=case.kernel, signature=types, constexprs=constants, attrs=attributes)
@@ -213,7 +264,7 @@ def main() -> int:
     failed = 0
     for case in cases():
         found = compiled(case)
-        faults = found.faults()
+        faults = found.faults(case.multiplies)
         failed += bool(faults)
         row = f"{found.registers:>9} {found.stack:>6} {found.shared:>8} {found.hgmma:>6} {found.copies:>4}"
         print(f"{case.name:48} {row}  {', '.join(faults) or 'ok'}", flush=True)

@@ -3,8 +3,8 @@
     python kernels/benchmarks/plot.py kernels/benchmarks/results/FILE.json
 
 One plot a table: share of the same run's 8192³ product over the number of tokens, a line a side, a panel a shape. The Markdown
-table goes between the lines `<!-- kernels -->` and `<!-- end -->` of docs/kernels/benchmarks.md. Nothing is drawn that the file
-does not hold.
+tables go between the lines `<!-- kernels -->` and `<!-- end -->` of docs/kernels/benchmarks.md, or attention.md. Nothing is drawn
+that the file does not hold.
 """
 
 from __future__ import annotations
@@ -29,24 +29,56 @@ def tflops(record: Record) -> float | None:
 
 
 def table(result: Record) -> str:
-    """One row a case: the least that the ceilings allow, and a column a side, in milliseconds, with TFLOP/s in brackets."""
+    """What was measured on, and one row a case."""
+    return head(result) + "\n\n" + rows(result["records"], result["ceilings"])
+
+
+def attention_tables(result: Record) -> str:
+    """The same in a table each, since every one has peers of its own; and what a token costs as a text gets longer."""
+    names = dict.fromkeys(record["table"] for record in result["records"])
+    each = [rows([r for r in result["records"] if r["table"] == name], result["ceilings"]) for name in names]
+    return "\n\n".join([head(result), *each, linear(result["records"])])
+
+
+def linear(records: list[Record]) -> str:
+    """Microseconds a token, the same if cost is linear; and how many times as long the best full causal kernel takes."""
+    ours, full = {}, defaultdict(list)
+    for record in records:
+        if record["ms"] is not None and record["table"] == "full causal attention":
+            full[record["tokens"]].append(record["ms"])
+        elif record["ms"] is not None and record["table"] == "chunked attention" and record["side"] == "ours":
+            ours[record["tokens"]] = record["ms"]
+    lines = ["| tokens | chunked, ours | a token | full causal, best | ratio |", "|---" * 5 + "|"]
+    for tokens, ms in sorted(ours.items()):
+        best = min(full[tokens]) if full[tokens] else None
+        compared = "– | –" if best is None else f"{best:.3f} ms | {best / ms:.1f}"
+        lines.append(f"| {tokens} | {ms:.3f} ms | {1000 * ms / tokens:.3f} µs | {compared} |")
+    return "\n".join(lines)
+
+
+def head(result: Record) -> str:
+    """When, on what, with what, and what that could do in the same run."""
     ceilings = result["ceilings"]
-    head = (
+    return (
         f"{result['date']}, commit {(result['commit'] or 'unknown')[:12]}: {result['device']}, {result['dtype']}, torch "
         f"{result['versions']['torch']}, Triton {result['versions']['triton']}. Same-run ceilings: "
         f"{ceilings['product_side']}³ product {ceilings['product_tflops']:.0f} TFLOP/s, copy {ceilings['copy_tb_s']:.2f} TB/s, "
         f"read {ceilings['read_tb_s']:.2f} TB/s. In brackets TFLOP/s; the floor is the longer of FLOPs and bytes moved."
     )
+
+
+def rows(records: list[Record], ceilings: Record) -> str:
+    """One row a case: the least that the ceilings allow, and a column a side, in milliseconds, with TFLOP/s in brackets."""
     cases: dict[tuple, dict[str, Record]] = defaultdict(dict)
-    for record in result["records"]:
+    for record in records:
         cases[record["table"], record["shape"], record["tokens"], record["routing"]][record["side"]] = record
-    sides = list(dict.fromkeys(record["side"] for record in result["records"]))
-    rows = [f"| | shape | tokens | routing | floor | {' | '.join(sides)} |", "|---" * (5 + len(sides)) + "|"]
+    sides = list(dict.fromkeys(record["side"] for record in records))
+    lines = [f"| | shape | tokens | routing | floor | {' | '.join(sides)} |", "|---" * (5 + len(sides)) + "|"]
     for (name, shape, tokens, routing), found in cases.items():
         least = f"{floor_ms(next(iter(found.values())), ceilings):.3f} ms"
         cells = [_cell(found[side]) if side in found else "" for side in sides]
-        rows.append(f"| {name} | {shape} | {tokens} | {routing} | {least} | {' | '.join(cells)} |")
-    return head + "\n\n" + "\n".join(rows)
+        lines.append(f"| {name} | {shape} | {tokens} | {routing} | {least} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def floor_ms(record: Record, ceilings: Record) -> float:
@@ -79,7 +111,7 @@ def draw(result: Record, into: Path) -> list[Path]:
     from matplotlib import pyplot
 
     ceiling, files = result["ceilings"]["product_tflops"], []
-    for name in dict.fromkeys(record["table"] for record in result["records"]):
+    for name in result.get("plotted") or dict.fromkeys(record["table"] for record in result["records"]):
         records = [
             r for r in result["records"] if r["table"] == name and r["routing"] != "skewed" and r["ms"] is not None
         ]
@@ -112,7 +144,8 @@ def main() -> int:
     if result["ceilings"]["product_tflops"] is None:
         print("This file holds no figures: it is of a machine without a GPU.", file=sys.stderr)
         return 2
-    put(table(result))
+    attention = "attention" in result["records"][0]["table"]
+    put(*((attention_tables(result), PAGE.with_name("attention.md")) if attention else (table(result), PAGE)))
     for file in draw(result, PAGE.parent):
         print(file.name)
     return 0

@@ -44,3 +44,39 @@ def routes(tokens: int, experts: int, routing: str, device: torch.device, seed: 
     chosen = torch.multinomial(weights, tokens, replacement=True, generator=generator)
     logits_NE = torch.randn(tokens, experts, generator=generator)
     return logits_NE.scatter(1, chosen[:, None], 6.0).to(device)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """An attention layer: H, G, K, and the chunk of the layers that have one."""
+
+    name: str
+    heads: int
+    kv_heads: int
+    width: int
+    chunk: int
+
+    def pairs(self, tokens: int, chunk: int) -> int:
+        """Queries times keys that they see, where each sees its own chunk up to itself; full causal where `chunk` is `tokens`."""
+        whole, rest = divmod(tokens, chunk)
+        return whole * chunk * (chunk + 1) // 2 + rest * (rest + 1) // 2
+
+    def flops(self, pairs: int) -> float:
+        """Of a forward pass: a product with the key and one with the value, two FLOPs each, for every query head."""
+        return 4 * pairs * self.heads * self.width
+
+    def prefill_bytes(self, tokens: int, itemsize: int = 2) -> float:
+        """Of q, k, v read and the output written, once each."""
+        return 2 * tokens * (self.heads + self.kv_heads) * self.width * itemsize
+
+    def cache_bytes(self, slots: int, itemsize: int = 2) -> float:
+        """Of the keys and values that a token must read."""
+        return 2 * slots * self.kv_heads * self.width * itemsize
+
+
+SCOUT_HEADS = Heads("Scout", 40, 8, 128, 8192)
+SMALL_HEADS = Heads("small", 6, 2, 16, 32)  # for --dry-run
+PREFILL = (8192, 16384, 32768, 65536, 131072)  # tokens of one row
+LEARNING = (8192, 65536)
+CONTEXTS = {1: (8192, 65536, 262144, 1048576), 8: (8192, 131072)}  # slots of a global layer's cache, by rows
+TURNED = (1, 8192)

@@ -6,6 +6,12 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+WIDTHS = (
+    16,
+    32,
+    64,
+    128,
+)  # of a head: powers of two that a tensor core multiplies and a tile of sums has registers for
 
 
 def check_grouped(x_ND: Tensor, w_EDF: Tensor, group_ends_E: Tensor) -> None:
@@ -125,6 +131,73 @@ def check_int4_linear(x: Tensor, weight: tuple[Tensor, Tensor]) -> None:
     same_device("linear_int4", {"x": x, "q": weight[0], "scale": weight[1]})
     if x.dtype not in (torch.bfloat16, torch.float16) or not x.is_contiguous():
         raise TypeError(f"linear_int4 needs x without gaps in bfloat16 or float16, but got {x.dtype}.")
+
+
+def check_chunked(q_BSHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, chunk: int) -> None:
+    """Raise where `chunked_attention` would read past an end or give nonsense."""
+    _check_heads("chunked_attention", q_BSHK, k_BSGK, v_BSGK)
+    if k_BSGK.shape[1] != q_BSHK.shape[1]:
+        raise ValueError(
+            f"chunked_attention needs a key for each query of a row, but got {k_BSGK.shape[1]} and {q_BSHK.shape[1]}."
+        )
+    if chunk < 1:
+        raise ValueError(f"chunked_attention needs a chunk of at least 1 position, but got {chunk}.")
+
+
+def check_decode(q_BSHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, seen_BS: Tensor, most_rows: int) -> None:
+    """Raise where `decode_attention` would read past an end or give nonsense. What `seen` holds is the device's to know."""
+    _check_heads("decode_attention", q_BSHK, k_BTGK, v_BTGK)
+    batch, queries, heads, _ = q_BSHK.shape
+    if list(seen_BS.shape) != [batch, queries] or seen_BS.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"decode_attention needs seen as int64 or int32 {[batch, queries]}, a count of slots for each query, but got "
+            f"{seen_BS.dtype} {list(seen_BS.shape)}."
+        )
+    if queries * heads // k_BTGK.shape[2] > most_rows:
+        raise ValueError(
+            f"decode_attention takes at most {most_rows} queries times heads a key/value head, but got {queries} times "
+            f"{heads // k_BTGK.shape[2]}: attend to fewer positions a call."
+        )
+    same_device("decode_attention", {"q": q_BSHK, "seen": seen_BS})
+
+
+def check_turn(name: str, q_BSHK: Tensor, k_BSGK: Tensor, cos_BSK: Tensor, sin_BSK: Tensor) -> None:
+    """Raise where `rotate` or `rotate_and_norm` would read past an end or give nonsense."""
+    _check_heads(name, q_BSHK, k_BSGK, k_BSGK)
+    if q_BSHK.shape[1] != k_BSGK.shape[1]:
+        raise ValueError(
+            f"{name} needs a key for each query of a row, but got {k_BSGK.shape[1]} and {q_BSHK.shape[1]}."
+        )
+    angles = [*q_BSHK.shape[:2], q_BSHK.shape[3] // 2]
+    for angle, tensor in (("cos", cos_BSK), ("sin", sin_BSK)):
+        if list(tensor.shape) != angles or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+            raise ValueError(
+                f"{name} needs {angle} as float32 {angles} without gaps, but got {tensor.dtype} {list(tensor.shape)}."
+            )
+    same_device(name, {"q": q_BSHK, "cos": cos_BSK, "sin": sin_BSK})
+
+
+def _check_heads(name: str, q_BSHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor) -> None:
+    """What all attention asks of q, k and v."""
+    shapes = [list(tensor.shape) for tensor in (q_BSHK, k_BTGK, v_BTGK)]
+    if q_BSHK.dim() != 4 or k_BTGK.dim() != 4 or shapes[1] != shapes[2] or shapes[0][::3] != shapes[1][::3]:
+        raise ValueError(
+            f"{name} needs q [B, S, H, K] and k, v [B, T, G, K], but got {shapes[0]}, {shapes[1]}, {shapes[2]}."
+        )
+    heads, kv_heads, width = q_BSHK.shape[2], k_BTGK.shape[2], q_BSHK.shape[3]
+    if kv_heads == 0 or heads == 0 or heads % kv_heads:
+        raise ValueError(
+            f"{name} needs query heads that are a multiple of key/value heads, but got {heads} and {kv_heads}."
+        )
+    if width not in WIDTHS:
+        raise ValueError(f"{name} needs heads of width 16, 32, 64 or 128, but got {width}.")
+    for tensor_name, tensor in (("q", q_BSHK), ("k", k_BTGK), ("v", v_BTGK)):
+        if tensor.stride(3) != 1:
+            raise ValueError(
+                f"{name} needs the numbers of a head of {tensor_name} side by side: call .contiguous() on it."
+            )
+    same_kind(name, {"q": q_BSHK, "k": k_BTGK, "v": v_BTGK})
+    same_device(name, {"q": q_BSHK, "k": k_BTGK, "v": v_BTGK})
 
 
 def _int4_group(name: str, packed: tuple[Tensor, Tensor], shape: list[int]) -> int:

@@ -32,6 +32,12 @@ HOPPER = {
     "decode_gate_up": Tile(rows=64, columns=64, depth=128, warps=4, stages=4),
     "decode_down": Tile(rows=64, columns=64, depth=128, warps=4, stages=6),
     "int4": Tile(rows=64, columns=64, depth=128, warps=4, stages=4),  # the depth of a block is a group's
+    # Of attention: packed query rows, keys, and the widest head.
+    "attention": Tile(rows=128, columns=64, depth=128, warps=8, stages=3),
+    "attention_dq": Tile(rows=128, columns=64, depth=128, warps=8, stages=2),
+    "attention_dkv": Tile(rows=32, columns=128, depth=128, warps=8, stages=2),
+    # Here `rows` is the most packed rows, and two programs share a multiprocessor's memory.
+    "attention_decode": Tile(rows=32, columns=64, depth=128, warps=4, stages=3),
 }
 
 

@@ -21,7 +21,7 @@ from llama4.checkpoint.shapes import parameter_count
 from llama4.checkpoint.source import Source, TensorInfo, common_dtype
 from llama4.checkpoint.torch_file import open_shard
 from llama4.config import Config
-from llama4.config_io import read_config
+from llama4.config_io import HF_FILE, read_config, read_json
 from llama4.errors import InputError
 from llama4.model import Llama4
 
@@ -68,6 +68,8 @@ def load_model(
 
 def open_source(folder: Path, config: Config) -> Source:
     """The weights of a folder, checked against a config from their headers."""
+    if weights_format(folder) == "hf" and read_json(folder / HF_FILE).get("quantization_config") is not None:
+        raise InputError(f"{folder} holds int4 weights: start from the unquantised model.")
     return HFSource(folder, config) if weights_format(folder) == "hf" else MetaSource(folder, config)
 
 

@@ -33,6 +33,7 @@ _IMAGE_ALIASES = {
     "eoi_token_index": "eoi_token_id",
 }
 _VISION_DROPPED = "Llama4ForCausalLM"
+INT4_METHOD = "llama4-int4"  # what config.json says of a folder that quant/ has written
 
 
 def from_hf(data: dict[str, Any]) -> Config:
@@ -40,7 +41,7 @@ def from_hf(data: dict[str, Any]) -> Config:
     top = Fields(data, "config.json")
     text = _text_fields(top)
     for fields in (top, text):
-        if fields.has("quantization_config"):
+        if fields.has("quantization_config") and not (fields is top and _is_int4(data["quantization_config"])):
             raise InputError(
                 f"{fields.name} has a quantization_config: quantised checkpoints of other programs are not read, "
                 "so start from the unquantised weights."
@@ -244,6 +245,10 @@ def _correct_stale_scaling(config: Config) -> Config:
         stacklevel=3,
     )
     return replace(config, rope_scaling=RopeScaling()) if is_scout else config
+
+
+def _is_int4(told: Any) -> bool:
+    return isinstance(told, dict) and told.get("quant_method") == INT4_METHOD
 
 
 def to_hf(config: Config) -> dict[str, Any]:

@@ -36,3 +36,8 @@ def shown(name: str, folder: Path = FOLDER) -> Shown:
             f"{table} does not name {name}.png: install the package anew, its pictures are damaged."
         ) from error
     return Shown(open_image(folder / f"{name}.png"), names)
+
+
+def every(folder: Path = FOLDER) -> list[Shown]:
+    """All pictures of the package, in the order of their names."""
+    return [shown(file.stem, folder) for file in sorted(folder.glob("*.png"))]

@@ -23,7 +23,7 @@ from llama4.evaluation.drawings import Drawings, drawings
 from llama4.evaluation.wordings import NAMING
 from llama4.generate import LLM
 from llama4.load import load, resolve_path
-from llama4.quant import count_weights
+from llama4.quant import count_weights, is_quantised
 from llama4.train.emoji.dataset import TRAIN_ARTISTS, Dataset, open_dataset
 
 SCENES = {
@@ -141,7 +141,7 @@ def _measured(arguments: Namespace) -> dict[str, Any]:
         figure.draw(llm, tally, [drawn.picture(position) for position in shown], arguments.figure.expanduser())
     asked = {"artist": settings.artist, "suites": list(settings.chosen), "limit": settings.limit, "seed": suites.SEED}
     dtype = str(llm.model.decoder.embedding.weight.dtype).removeprefix("torch.")
-    dtype += f", linear layers in {arguments.quant}" if arguments.quant else ""
+    dtype += ", linear layers in int4" if is_quantised(llm.model) else ""
     model = report.described(arguments.model, folder, count_weights(llm.model))
     return report.assembled(model, asked | {"dtype": dtype}, rows, loads, torch.get_num_threads())
 

@@ -9,46 +9,70 @@ reads one row; the head decides near-ties between words; the encoder runs once a
 
 from __future__ import annotations
 
-from torch import nn
+import re
 
+from torch import Tensor, nn
+
+from llama4.checkpoint import parameter_shapes
+from llama4.config import Config
 from llama4.errors import InputError
-from llama4.layers import Linear
 from llama4.model import Llama4
-from llama4.moe import Experts
-from llama4.quant.int4 import pack
+from llama4.quant.int4 import Int4, pack
 from llama4.quant.layers import Int4Experts, Int4Linear, Packed
 
-KEPT = ("head",)  # modules of the decoder that stay as they are, though they are linear
+# Our names of the parameters that become int4. Experts are held [E, in, out], and turned round before they are packed.
+LINEARS = re.compile(r"decoder\.layers\.\d+\.(attention\.[qkvo]|ffn\.(shared\.)?(gate|up|down))\.weight")
+EXPERTS = re.compile(r"decoder\.layers\.\d+\.ffn\.experts\.(gate_up|down)")
 
 
-def quantise(model: Llama4) -> Llama4:
+def packable(config: Config) -> list[str]:
+    """Names of the parameters that int4 is for, in the order of the layers."""
+    return [name for name in parameter_shapes(config) if LINEARS.fullmatch(name) or EXPERTS.fullmatch(name)]
+
+
+def packed_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """`[..., out, in]` of a parameter that is held as `shape`."""
+    return (shape[0], shape[2], shape[1]) if EXPERTS.fullmatch(name) else shape
+
+
+def pack_parameter(name: str, weight: Tensor, group: int | None) -> Int4:
+    """One parameter in int4. Raises InputError, naming it, where it has none."""
+    try:
+        return pack(weight.detach().mT.contiguous() if EXPERTS.fullmatch(name) else weight.detach(), group)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def put_in(model: Llama4, packed: dict[str, Int4]) -> Llama4:
+    """Give the layers that `packed` names their int4 weights; returns the same model, which from now on is for inference."""
+    for name, weight in packed.items():
+        parent, _, own = name.removesuffix(".weight").rpartition(".")
+        if LINEARS.fullmatch(name):
+            setattr(model.get_submodule(parent), own, Int4Linear(weight))
+        elif own == "gate_up":
+            layer, _, experts = parent.rpartition(".")
+            setattr(model.get_submodule(layer), experts, Int4Experts(weight, packed[f"{parent}.down"]))
+    return model
+
+
+def quantise(model: Llama4, group: int | None = None) -> Llama4:
     """Replace every linear layer of the decoder's blocks; returns the same model, which from now on is for inference.
 
-    Raises InputError where a width has no group, naming the layer, before anything is replaced; and the second time.
+    group: weights a scale, 128, 64 or 32; by each layer's width without one (int4.group_of).
+    Raises InputError where a width has no group, naming the weight, before anything is replaced; and the second time.
     """
-    found = [(name, module) for name, module in model.decoder.named_modules() if isinstance(module, (Linear, Experts))]
-    found = [(name, module) for name, module in found if name not in KEPT]
-    if not found:
+    if is_quantised(model):
         raise InputError("This model has no layer left to quantise: it is in int4 already.")
-    made: list[tuple[str, nn.Module]] = []
-    for name, module in found:
-        try:
-            made.append((name, _packed(module)))
-        except InputError as error:
-            raise InputError(f"decoder.{name}: {error}") from error
-    for name, module in made:
-        parent, _, own = name.rpartition(".")
-        setattr(model.decoder.get_submodule(parent), own, module)
-    return model
+    weights = dict(model.named_parameters())
+    return put_in(model, {name: pack_parameter(name, weights[name], group) for name in packable(model.config)})
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Are there int4 weights in it?"""
+    return any(isinstance(module, Packed) for module in model.modules())
 
 
 def count_weights(model: Llama4) -> int:
     """How many weights a model has, quantised or not; scales are none."""
     packed = sum(2 * module.q.numel() for module in model.modules() if isinstance(module, Packed))
     return packed + sum(weight.numel() for weight in model.parameters())
-
-
-def _packed(module: Linear | Experts) -> nn.Module:
-    if isinstance(module, Experts):
-        return Int4Experts(module.gate_up.detach(), module.down.detach())
-    return Int4Linear(pack(module.weight.detach()))

@@ -10,9 +10,9 @@ Not neighbours: a kernel that multiplies the low halves with the first half of x
 to interleave two registers. Worked example, G = 4: weights 0.7 -0.1 0.3 -0.8 with scale 0.1 are q = 7 -1 3 -8, and the bytes
 (3 + 8) · 16 + (7 + 8) = 0xbf and (-8 + 8) · 16 + (-1 + 8) = 0x07.
 
-The scale is the one of a few that leaves the least squared error: max|w| / 7, by which nothing is clipped, or down to 0.7 of
-that, by which a few large weights are and the rest lie on a finer grid. It is rounded to the weight's dtype first, and the
-integers are chosen for the rounded one.
+The scale is the one of some thirty that leaves the least squared error (`_least_error`). It is rounded to the weight's dtype
+first, and the integers are chosen for the rounded one. It may be negative: there are eight integers on one side of zero and seven
+on the other, and the sign says on which side the eight are.
 
 A group of 64 costs 4.25 bits a weight, one of 128 4.125, and 16 bits become 3.8 and 3.9 times less.
 """
@@ -20,6 +20,7 @@ A group of 64 costs 4.25 bits a weight, one of 128 4.125, and 16 bits become 3.8
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -27,8 +28,9 @@ from torch import Tensor
 
 from llama4.errors import InputError
 
-GROUPS = (128, 64, 32)  # the largest that divides `in`
-SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # of max|w| / 7
+GROUPS = (128, 64, 32)
+IN_A_ROW = 8  # groups that a row has at least, where a smaller one can give them
+SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # of the scale by which nothing is clipped
 LEAST, MOST = -8, 7
 SLICE = 2**24  # weights that are quantised at once: the search holds some ten float32 copies of them
 
@@ -52,14 +54,17 @@ class Int4:
 
 
 def group_of(width: int) -> int:
-    """The largest group that divides `width`. Raises InputError where none does."""
-    for group in GROUPS:
-        if width % group == 0:
-            return group
-    raise InputError(
-        f"int4 keeps a scale for every {', '.join(map(str, GROUPS))} weights, and {width} is a multiple of none of these: "
-        "leave this layer as it is."
-    )
+    """The largest group that divides `width` eight times or more; else the smallest that divides it.
+
+    5120 and 8192 have groups of 128, 512 of 64, 192 of 32. Raises InputError where none divides.
+    """
+    dividing = [group for group in GROUPS if width % group == 0]
+    if not dividing:
+        raise InputError(
+            f"int4 keeps a scale for every {', '.join(map(str, GROUPS))} weights, and {width} is a multiple of none of these: "
+            "leave this layer as it is."
+        )
+    return next((group for group in dividing if width // group >= IN_A_ROW), dividing[-1])
 
 
 @torch.no_grad()
@@ -93,22 +98,42 @@ def _pack(rows: Tensor) -> tuple[Tensor, Tensor]:
     scale, q = _least_error(rows_fp32, rows.dtype)
     q = (q - LEAST).to(torch.uint8)
     low, high = q.chunk(2, dim=-1)
-    return (high << 4 | low).flatten(1), scale
+    return (high << 4 | low).flatten(1), scale.to(rows.dtype)
 
 
 def _least_error(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The scale `[R, n]` in `dtype`, and the integers `[R, n, G]` in float32, of the least squared error."""
-    largest = rows.abs().amax(-1)
-    best_error, best_scale, best_q = torch.full_like(largest, torch.inf), largest, rows
-    for shrink in SHRINKS:
-        scale = (largest * (shrink / MOST)).to(dtype)
-        step = torch.where(scale == 0, 1.0, scale.float())[
-            ..., None
-        ]  # zeros, or so small that the dtype makes them zero
-        q = (rows / step).round().clamp(LEAST, MOST)
-        error = (q * scale.float()[..., None] - rows).square().sum(-1)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best_scale = torch.where(better, scale.float(), best_scale)
-        best_q = torch.where(better[..., None], q, best_q)
-    return best_scale.to(dtype), best_q
+    """The scale `[R, n]`, numbers that `dtype` has, and the integers `[R, n, G]`, both float32, of the least squared error tried.
+
+    By max|w| / 7 nothing is clipped. By -w / 8, w the weight that is largest in magnitude, the grid is finer by an eighth, and
+    w itself has an integer still. From either, down to 0.7 of it: a few large weights are clipped, the rest lie on a finer grid.
+    The scale that fits the integers q so chosen best, Σ q w / Σ q^2, is tried as well, with the integers that it chooses.
+    """
+    largest = rows.gather(-1, rows.abs().argmax(-1, keepdim=True))[..., 0]
+    best = Tried(torch.full_like(largest, torch.inf), largest, rows)
+    for whole in (largest.abs() / MOST, largest / LEAST):
+        for shrink in SHRINKS:
+            tried = _rounded(rows, (whole * shrink).to(dtype).float())
+            fitted = ((tried.q * rows).sum(-1) / tried.q.square().sum(-1).clamp_min(1)).to(dtype).float()
+            best = _better(best, _better(tried, _rounded(rows, fitted)))
+    return best.scale, best.q
+
+
+class Tried(NamedTuple):
+    """A way to round: the squared error `[R, n]`, the scale `[R, n]`, and the integers `[R, n, G]`, all float32."""
+
+    error: Tensor
+    scale: Tensor
+    q: Tensor
+
+
+def _rounded(rows: Tensor, scale: Tensor) -> Tried:
+    step = torch.where(scale == 0, 1.0, scale)[..., None]  # zeros, or so small that the dtype makes them zero
+    q = (rows / step).round().clamp(LEAST, MOST)
+    return Tried((q * scale[..., None] - rows).square().sum(-1), scale, q)
+
+
+def _better(one: Tried, other: Tried) -> Tried:
+    """Group by group, the one of less error; the first where they are equal."""
+    better = other.error < one.error
+    q = torch.where(better[..., None], other.q, one.q)
+    return Tried(torch.where(better, other.error, one.error), torch.where(better, other.scale, one.scale), q)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from llama4 import ops
 from llama4.layers import FeedForward
-from llama4.quant.int4 import Int4, dequantise, pack
+from llama4.quant.int4 import Int4, dequantise
 
 
 class Packed(nn.Module):
@@ -49,10 +49,9 @@ class Int4Linear(Packed):
 class Int4Experts(nn.Module):
     """E SwiGLU experts: `gate_up` `[E, 2F, D]`, gate then up, and `down` `[E, D, F]`, packed along their last dimension."""
 
-    def __init__(self, gate_up_EDF: Tensor, down_EFD: Tensor) -> None:
+    def __init__(self, gate_up: Int4, down: Int4) -> None:
         super().__init__()
-        self.gate_up = Packed(pack(gate_up_EDF.mT.contiguous()))
-        self.down = Packed(pack(down_EFD.mT.contiguous()))
+        self.gate_up, self.down = Packed(gate_up), Packed(down)
 
     def forward(self, x_ND: Tensor, group_ends_E: Tensor) -> Tensor:
         """Rows sorted by expert in, rows in the same order out."""

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "kernels" / "llama4_kernels"
 SECONDS = 180
 GROUPED, MOE, DECODE, INT4 = "test_grouped.py", "test_moe_mlp.py", "test_decode.py", "test_int4_kernels.py"
+CHUNKED, SLOTS, TURN = "test_attention_chunked.py", "test_attention_decode.py", "test_turn.py"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ APART = (GROUPED, "test_nan_of_one_group_stays_in_it")
 LAYER = (MOE, "test_output_and_gradients_are_the_references and lot")
 FEW = (DECODE, "test_decode_is_the_reference and lot")
 BYTES = (INT4, "test_the_layer_is_that and lot")
+CHUNKS = (CHUNKED, "test_output_and_gradients_are_the_references and short and fp32")  # five heads, chunks of 20 in 50
+GROWN = (CHUNKED, "test_scores_that_grow_block_by_block")
+SPLIT = (SLOTS, "test_decode_is_the_reference and unequal and 2")
+TURNED = (TURN, "test_rotation_and_norm_are_the_references and one and fp32")
+SEEN = "scores = tl.where(keys[None, :] <= positions[:, None]"
 INSIDE = "inside = (rows[:, None] < end)"
 ORDER = "tl.load(order_ptr + rows, mask=rows < end, other=0)"
 SCORED = "gate, up = a * score[:, None], b * score[:, None]"
@@ -128,6 +134,68 @@ MUTATIONS = tuple(
         ),
         ("two experts swapped, int4", "int4.py", "expert * width + rows", "(expert ^ 1) * width + rows", BYTES),
         ("up from the gate's rows", "int4.py", "up_rows = gate_rows + hidden", "up_rows = gate_rows", BYTES),
+        ("a query sees the next key", "attention_chunked.py", SEEN, SEEN.replace("<=", "<= 1 +"), CHUNKS),
+        (
+            "a block of a tile's own keys without a mask",
+            "attention_chunked.py",
+            "open_to_all = (earliest + 1)",
+            "open_to_all = (latest + 1)",
+            (CHUNKED, "test_output_and_gradients_are_the_references and several and fp32"),
+        ),
+        (
+            "scores not divided by the root of K",
+            "attention_chunked.py",
+            "math.log2(math.e) / math.sqrt(width)",
+            "math.log2(math.e)",
+            CHUNKS,
+        ),
+        ("chunks overlap by a position", "attention_tiles.py", "% chunks * chunk", "% chunks * (chunk - 1)", CHUNKS),
+        (
+            "a chunk's last position left out",
+            "attention_tiles.py",
+            "tl.minimum(length - begin, chunk)",
+            "tl.minimum(length - begin, chunk - 1)",
+            CHUNKS,
+        ),
+        ("what was summed does not shrink", "attention_chunked.py", "v, sums * fade[:, None]", "v, sums", GROWN),
+        (
+            "dq without its mask",
+            "attention_backward.py",
+            "keys[None, :] <= positions[:, None]",
+            "keys[None, :] >= 0",
+            CHUNKS,
+        ),
+        (
+            "dk, dv: the mask ends early",
+            "attention_backward.py",
+            "tl.cdiv((COLUMNS - 1) * SHARING, ROWS) * ROWS",
+            "(COLUMNS - 1) * SHARING // ROWS // 2 * ROWS",
+            (CHUNKED, "test_output_and_gradients_are_the_references and several and fp32"),
+        ),
+        (
+            "dk without delta",
+            "attention_backward.py",
+            "(tl.dot(v, do.T, input_precision=PRECISION) - delta[None, :])",
+            "tl.dot(v, do.T, input_precision=PRECISION)",
+            CHUNKS,
+        ),
+        (
+            "a slot that nobody sees is read",
+            "attention_decode.py",
+            "most = tl.max(seen, 0)",
+            "most = tl.max(seen, 0) + 1",
+            SPLIT,
+        ),
+        (
+            "each query sees what the last one does",
+            "attention_decode.py",
+            "tl.minimum(seen, end)[None, :]",
+            "(seen * 0 + end)[None, :]",
+            (SLOTS, "test_decode_is_the_reference and own and 1"),
+        ),
+        ("splits added without their weights", "attention_decode.py", "weights[:, None] * parts", "parts", SPLIT),
+        ("turned the other way", "turn.py", "even * sin + odd * cos", "odd * cos - even * sin", TURNED),
+        ("the norm without eps", "turn.py", " / WIDTH + eps", " / WIDTH", TURNED),
     )
 )
 

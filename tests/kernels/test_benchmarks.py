@@ -12,6 +12,7 @@ from pathlib import Path
 import grid
 import plot
 import pytest
+import shapes
 import torch
 import traffic
 import triton
@@ -23,9 +24,9 @@ BENCHMARKS = KERNELS / "benchmarks"
 DOCS = KERNELS.parent / "docs" / "kernels"
 
 
-def run(*options: str) -> subprocess.CompletedProcess[str]:
+def run(*options: str, script: str = "run.py") -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(BENCHMARKS / "run.py"), *options]
+    command = [sys.executable, str(BENCHMARKS / script), *options]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -40,9 +41,23 @@ def test_every_benchmark_walks_through_dry_and_says_that_nothing_was_measured(tm
 
 
 @pytest.mark.skipif(CUDA, reason="without a GPU is what is tested here")
+def test_every_benchmark_of_attention_walks_through_dry(tmp_path: Path) -> None:
+    """What only a card has is told: varlen, two fused kernels by name, and FlexAttention's gradients."""
+    dry = run("--dry-run", "--into", str(tmp_path / "file.json"), script="attention.py")
+    assert dry.returncode == 0, dry.stdout + dry.stderr
+    first, *_, last = dry.stdout.splitlines()
+    assert first == "no GPU: correctness and compile checks only" and last.endswith("every result of ours is right.")
+    assert int(last.split()[0]) > 30 and " ms" not in dry.stdout and "TFLOP" not in dry.stdout
+    refused = {line.split(" (")[0] for line in dry.stdout.splitlines() if line.endswith(")")}
+    assert refused <= {"varlen", "causal, flash", "causal, cudnn", "flex"}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(CUDA, reason="without a GPU is what is tested here")
 def test_without_a_gpu_nothing_is_timed_and_nothing_written(tmp_path: Path) -> None:
-    plain = run("--into", str(tmp_path / "file.json"))
-    assert plain.returncode == 0 and plain.stdout.strip() == "no GPU: correctness and compile checks only"
+    for script in ("run.py", "attention.py"):
+        plain = run("--into", str(tmp_path / "file.json"), script=script)
+        assert plain.returncode == 0 and plain.stdout.strip() == "no GPU: correctness and compile checks only"
     assert not list(tmp_path.iterdir())
 
 
@@ -114,6 +129,53 @@ def test_a_result_becomes_a_table_in_the_page(tmp_path: Path) -> None:
     assert "| grouped matmul | Scout | 1 | uniform | 0.023 ms |  | refused |" in text and "700 TFLOP/s" in text
     with pytest.raises(SystemExit, match="has no lines"):
         plot.put("x", DOCS / "log.md")
+
+
+def test_a_result_of_attention_becomes_tables_and_says_what_a_token_costs() -> None:
+    """2 µs a token at both lengths, and 1.5 and 3 times that for the better of two full causal kernels."""
+    named = {"shape": "Scout", "routing": "", "flops": 1e9, "error": 0.003}
+    of = {"chunked attention": {"ours": 2.0, "folded": 2.5}, "full causal attention": {"flash": 4.0, "cudnn": 3.0}}
+    records = [
+        {**named, "table": name, "tokens": tokens, "side": side, "ms": ms * (tokens / 1000) ** (1 + ("full" in name))}
+        for tokens in (1000, 2000)
+        for name, sides in of.items()
+        for side, ms in sides.items()
+    ]
+    records.append({**records[0], "side": "varlen", "ms": None, "error": None, "refused": "no"})
+    text = plot.attention_tables({**made_up(), "records": records})
+    assert "| chunked attention | Scout | 1000 |  | 0.001 ms | 2.000 ms (500) | 2.500 ms (400) | refused |" in text
+    assert "| 1000 | 2.000 ms | 2.000 µs | 3.000 ms | 1.5 |" in text
+    assert "| 2000 | 4.000 ms | 2.000 µs | 12.000 ms | 3.0 |" in text
+
+
+def test_what_attention_computes_and_reads() -> None:
+    """Counted by hand: chunks of 3 in 8 positions are 6 + 6 + 3 pairs; Scout's cache is 4096 bytes a slot."""
+    assert shapes.SCOUT_HEADS.pairs(8, 3) == 15 and shapes.SCOUT_HEADS.pairs(8, 8) == 36
+    assert shapes.SCOUT_HEADS.flops(1) == 4 * 40 * 128 and shapes.SCOUT_HEADS.cache_bytes(1) == 4096
+    assert shapes.SCOUT_HEADS.prefill_bytes(1) == 2 * 2 * 128 * (40 + 8)
+
+
+def test_the_page_of_attention_counts_as_the_benchmark_does() -> None:
+    scout, page = shapes.SCOUT_HEADS, (DOCS / "attention.md").read_text(encoding="utf-8")
+    rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("|")}
+    for tokens, column in ((8192, 2), (65536, 3)):
+        pairs, full = scout.pairs(tokens, scout.chunk), scout.pairs(tokens, tokens)
+        told = {
+            "pairs of query and key, chunked": pairs / 1e6,
+            "the same, full causal": full / 1e6,
+            "FLOPs, 4 · pairs · H · K": scout.flops(pairs) / 1e12,
+            "bytes of q, k, v, o in bf16": scout.prefill_bytes(tokens) / 1e9,
+            "FLOPs a byte": scout.flops(pairs) / scout.prefill_bytes(tokens),
+        }
+        for name, number in told.items():
+            assert float(rows[name].split("|")[column].split()[0]) == pytest.approx(number, rel=0.03), name
+    for seen in (8192, 65536, 1048576):
+        read, computed = (
+            cell.split() for cell in rows[f"{seen:,}".replace(",", " ").replace("8 192", "8192")].split("|")[2:4]
+        )
+        units = {"MB": 1e6, "GB": 1e9}
+        assert float(read[0]) * units[read[1]] == pytest.approx(scout.cache_bytes(seen), rel=0.01)
+        assert float(computed[0]) * 1e9 == pytest.approx(scout.flops(seen), rel=0.04)
 
 
 def test_the_floor_is_of_what_takes_longer() -> None:

@@ -10,7 +10,8 @@ from small_models import assert_close, drawn_model, random_tokens, small_config
 
 from llama4.errors import InputError
 from llama4.moe import Experts
-from llama4.quant import Int4, count_weights, dequantise, pack, quantise
+from llama4.quant import Int4, count_weights, dequantise, is_quantised, pack, quantise
+from llama4.quant.apply import packable
 from llama4.quant.int4 import GROUPS, group_of
 from llama4.quant.layers import Int4Experts, Int4Linear
 
@@ -46,14 +47,14 @@ def test_the_error_is_below_half_a_step_and_below_that_of_no_search(dtype: torch
     packed = pack(w, group)
     assert packed.scale.dtype == dtype
     rows, found = w.float().unflatten(-1, (-1, group)), dequantise(packed).float().unflatten(-1, (-1, group))
-    step = packed.scale.float()[..., None]
+    step = packed.scale.float().abs()[..., None]
     inside = rows.abs() <= 7 * step
     rounding = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps * 8 * step  # of the product 7 · scale
     assert ((rows - found).abs() <= 0.5 * step * (1 + 1e-5) + rounding)[inside].all()
     plain_step = rows.abs().amax(-1, keepdim=True) / 7
     plain = (rows / plain_step).round() * plain_step
-    assert (rows - found).square().mean() < 0.95 * (rows - plain).square().mean()
-    assert 0.07 < ((rows - found).norm() / rows.norm()) < 0.11  # 4 bits of normal numbers
+    assert (rows - found).square().mean() < 0.75 * (rows - plain).square().mean()
+    assert 0.06 < ((rows - found).norm() / rows.norm()) < 0.11  # 4 bits of normal numbers
 
 
 def test_one_output_at_a_time_is_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,8 +81,9 @@ def test_no_int4_of_nan(bad: float) -> None:
         pack(w)
 
 
-def test_groups_are_the_largest_that_divide() -> None:
-    assert [group_of(width) for width in (5120, 8192, 192, 96)] == [128, 128, 64, 32]
+def test_groups_are_the_largest_that_divide_eight_times() -> None:
+    assert [group_of(width) for width in (5120, 8192, 1024, 512, 256, 192, 128, 64, 96)] == [128] * 3 + [64] + [32] * 5
+    assert group_of(64 * 5) == 32 and group_of(64 * 9) == 64
     with pytest.raises(InputError, match="84 is a multiple of none of these"):
         group_of(84)
     for group in (24, 5):
@@ -102,7 +104,8 @@ def test_experts_compute_with_what_they_stand_for(sizes: list[int]) -> None:
     with torch.no_grad():
         for weight in experts.parameters():
             weight.copy_(drawn(*weight.shape, seed=weight.shape[1]) * 0.3)
-    narrow, exact = Int4Experts(experts.gate_up.detach(), experts.down.detach()), copy.deepcopy(experts)
+    held = (pack(weight.detach().mT.contiguous()) for weight in (experts.gate_up, experts.down))
+    narrow, exact = Int4Experts(*held), copy.deepcopy(experts)
     with torch.no_grad():
         exact.gate_up.copy_(dequantise(narrow.gate_up.packed).mT)
         exact.down.copy_(dequantise(narrow.down.packed).mT)
@@ -168,3 +171,22 @@ def test_twice_and_a_width_without_a_group_are_refused_and_change_nothing() -> N
     with pytest.raises(InputError, match=r"decoder\.layers\.\d+\.ffn.*36 is a multiple of none"):
         quantise(odd)
     assert not [module for module in odd.modules() if isinstance(module, (Int4Linear, Int4Experts))]
+
+
+def test_the_sign_of_a_scale_says_on_which_side_the_eight_are() -> None:
+    """15 steps from -8 to 7, or from -7 to 8: both come back as they were."""
+    up = torch.arange(-7.0, 9.0).repeat(2)[None]
+    for w in (up, -up):
+        packed = pack(0.5 * w)
+        assert torch.equal(dequantise(packed), 0.5 * w)
+        assert float(packed.scale.squeeze()) == (-0.5 if w is up else 0.5)
+
+
+def test_packable_names_are_what_is_packed() -> None:
+    for model in (
+        model_of(),
+        drawn_model(small_config(True, width=64, expert_width=32, dense_width=96, heads=4, head_width=16)),
+    ):
+        quantised = quantise(copy.deepcopy(model))
+        gone = set(dict(model.named_parameters())) - set(dict(quantised.named_parameters()))
+        assert sorted(packable(model.config)) == sorted(gone) and is_quantised(quantised) and not is_quantised(model)
