@@ -28,6 +28,7 @@ from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 from llama4.evaluation.style import INK, OKABE_ITO, PAPER, RULE, ink_on, mixed
@@ -190,6 +191,16 @@ def bars(axes: Axes, labels: Sequence[str], values: Sequence[float], colours: Se
     axes.set_yticks(range(len(values)), labels)
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.margins(x=0.15)
+
+
+def logarithmic(axes: Axes, which: str = "xy") -> None:
+    """Powers of ten at equal distances along "x", "y" or both, written as plain numbers: 1,000 and 0.01."""
+    axes.set(**{f"{name}scale": "log" for name in which})
+    for name in which:
+        axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
+        axis.set_major_locator(LogLocator(numticks=8))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def lines(axes: Axes, curves: dict[str, Any], title: str = "", across: str = "", marker: str = "") -> None:

@@ -38,6 +38,23 @@ MUTATIONS: tuple[Mutation, ...] = (
             Edit("rope.py", '"... pair two -> ... (pair two)"', '"... pair two -> ... (two pair)"'),
         ),
     ),
+    # 10
+    Mutation(
+        "top-p leaves out the token that reaches p",
+        "10-generation",
+        (
+            Edit(
+                "sampling.py",
+                "probs_V * (before_V < sampling.top_p)",
+                "probs_V * (probs_V.cumsum(-1) < sampling.top_p)",
+            ),
+        ),
+    ),
+    Mutation(
+        "A conversation's second turn reads all of it again, behind what the cache holds",
+        "10-generation",
+        (Edit("session.py", "read = int(self.cache.lengths_B[0])", "read = 0"),),
+    ),
     # 12
     Mutation(
         "The end-of-turn marker is not learnt",
