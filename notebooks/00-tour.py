@@ -173,6 +173,10 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 # <!-- chapters -->
 # - [00 · A tour](00-tour.ipynb): The whole model in two minutes: a picture and a question go in, a name comes out,
 #   and you see every station on the way.
+# - [10 · Generation](10-generation.ipynb): From scores to an answer: read the prompt at once, write a token at a
+#   time, choose, stream, and know when to stop; and why reading is cheap and writing is not.
+# - [11 · The grouped matmul](11-grouped-matmul.ipynb): One matrix product with another weight for every group of
+#   rows: from a loop, to a tile, to a kernel whose programs stay; run here line by line, in Triton's interpreter.
 # - [12 · Training](12-training.ipynb): How the small model came to know its names: drawings that never look the same
 #   twice, three stages, trees of questions, two optimisers, and an artist kept out of sight. With a live run, from
 #   nothing, in seconds.

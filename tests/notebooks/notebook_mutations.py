@@ -55,6 +55,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "10-generation",
         (Edit("session.py", "read = int(self.cache.lengths_B[0])", "read = 0"),),
     ),
+    # 11
+    Mutation(
+        "The loop over the groups takes the experts in reverse",
+        "11-grouped-matmul",
+        (Edit("ops.py", "zip(x_ND.split(sizes), w_EDF.unbind(),", "zip(x_ND.split(sizes), w_EDF.flip(0).unbind(),"),),
+    ),
     # 12
     Mutation(
         "The end-of-turn marker is not learnt",
