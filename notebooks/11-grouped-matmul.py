@@ -23,15 +23,23 @@ from matplotlib.patches import Rectangle
 
 from llama4.ops import eager_grouped_matmul
 
+# %%
 CUDA = torch.cuda.is_available()
+device = torch.device("cuda" if CUDA else "cpu")
 if not CUDA:
     os.environ["TRITON_INTERPRET"] = "1"
 TRITON = all(importlib.util.find_spec(name) is not None for name in ("triton", "llama4_kernels"))
-device = torch.device("cuda" if CUDA else "cpu")
-print(
-    "Triton:",
-    "on a GPU" if TRITON and CUDA else "in its interpreter" if TRITON else "not here, so no kernel runs below",
-)
+if TRITON:
+    from llama4_kernels import naive
+
+    try:
+        naive.multiply(torch.ones(1, 1).to(device), torch.ones(1, 1, 1).to(device), torch.tensor([1]).to(device))
+    except Exception as error:  # the interpreter of Triton 3.6 fails with NumPy 2.4, that of 3.9 does not
+        if "only 0-dimensional arrays" not in str(error):
+            raise
+        TRITON = False
+where = "on a GPU" if CUDA else "in its interpreter"
+print("Triton runs", where if TRITON else "not here, or is too old for this NumPy: no kernel runs below")
 
 # %% [markdown]
 # The pictures and the counting are taken from `kernels/benchmarks`, which needs no Triton.
@@ -159,8 +167,6 @@ def off_by(found_NF: torch.Tensor, x_ND: torch.Tensor, w_EDF: torch.Tensor, ends
 odd = problem(37, 71, torch.float32)
 found_NF = eager_grouped_matmul(*odd)
 if TRITON:
-    from llama4_kernels import naive
-
     found_NF = naive.multiply(*odd)
 print(f"{'naive.multiply' if TRITON else 'the loop'}: off by {off_by(found_NF, *odd):.1e}")
 assert off_by(found_NF, *odd) < 2e-6
