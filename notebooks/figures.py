@@ -285,7 +285,8 @@ def bars(axes: Axes, labels: Sequence[str], values: Sequence[float], colours: Se
     """Lying bars, the first on top, the value written behind each."""
     axes.barh(range(len(values)), values, color=colours)
     for line, value in enumerate(values):
-        axes.text(value, line, f" {value:,.3g}", va="center", fontsize=8)
+        written = f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"
+        axes.text(value, line, f" {written}", va="center", fontsize=8)
     axes.set_yticks(range(len(values)), labels)
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.margins(x=0.15)
@@ -299,6 +300,19 @@ def logarithmic(axes: Axes, which: str = "xy") -> None:
         axis.set_major_locator(LogLocator(numticks=8))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
+
+
+def lines(axes: Axes, curves: dict[str, Any], title: str = "", across: str = "", marker: str = "") -> None:
+    """Named lines, each its colour and its dashes, and a legend where there are two. A curve: values, or (places, values)."""
+    for number, (name, curve) in enumerate(curves.items()):
+        points = curve if isinstance(curve, tuple) else (curve,)
+        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": ("-", "--", "-.", ":")[number % 4]}
+        axes.plot(*points, label=name, linewidth=1.3, marker=marker, markersize=4, **style)
+    axes.set_title(title)
+    axes.set_xlabel(across)
+    axes.set_ylim(bottom=0)
+    if len(curves) > 1:
+        axes.legend()
 
 
 def shapes(**tensors: Any) -> None:

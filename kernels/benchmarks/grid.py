@@ -9,6 +9,7 @@ enough to count. The numbers come from the same rules as tiles.py, written out f
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 SIZES, ROWS, COLUMN_TILES, PROGRAMS, BAND = (5, 0, 3, 9, 1), 4, 3, 4, 2
@@ -16,21 +17,24 @@ COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7")  # Okabe and I
 ROW, TILE, LEFT, TOP = 15, 112, 118, 46
 
 
-def row_tiles() -> list[tuple[int, int, int]]:
-    """(expert, first row, rows that are its own) of every row tile."""
+def row_tiles(sizes: Sequence[int] = SIZES, rows: int = ROWS) -> list[tuple[int, int, int]]:
+    """(expert, first row, rows that are its own) of every row tile: each group is tiled by itself."""
     tiles, begin = [], 0
-    for expert, size in enumerate(SIZES):
-        tiles += [(expert, begin + first, min(ROWS, size - first)) for first in range(0, size, ROWS)]
+    for expert, size in enumerate(sizes):
+        tiles += [(expert, begin + first, min(rows, size - first)) for first in range(0, size, rows)]
         begin += size
     return tiles
 
 
-def order() -> list[tuple[int, int]]:
-    """(row tile, column tile) in the order in which tiles are taken; program p takes every PROGRAMS-th from p on."""
-    tiles, taken = len(row_tiles()), []
-    for first in range(0, tiles, BAND):
-        band = range(first, min(first + BAND, tiles))
-        taken += [(row_tile, column) for column in range(COLUMN_TILES) for row_tile in band]
+def order(tiles: int | None = None, columns: int = COLUMN_TILES, band: int = BAND) -> list[tuple[int, int]]:
+    """(row tile, column tile) in the order in which tiles are taken; program p takes every PROGRAMS-th from p on.
+
+    tiles: row tiles, by default those of the picture.
+    """
+    count, taken = len(row_tiles()) if tiles is None else tiles, []
+    for first in range(0, count, band):
+        here = range(first, min(first + band, count))
+        taken += [(row_tile, column) for column in range(columns) for row_tile in here]
     return taken
 
 

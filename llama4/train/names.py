@@ -128,6 +128,23 @@ def measure(model: Llama4, tree: Tree) -> Measured:
     return Measured(answers, len(target_N), right, *balance_of(by_layer(heard, 1 + len(told)), *kinds(tree, patch_PS)))
 
 
+def separate(tree: Tree, pad_id: int) -> tuple[Part, Tensor]:
+    """The same as separate conversations, each behind its own copy of its trunk, and their tiles: what `measure` must equal.
+
+    For `objective.measure`, whose loss and gradient are then those of the tree, at many times the cost.
+    """
+    each, rows, tiles = len(tree.tiles) // len(tree.trunk_PS), [], []
+    for branches in tree.branches:
+        part = branches.part
+        for row, trunk in enumerate(branches.picture_B.tolist()):
+            opening, count = tree.trunk_PS[trunk].tolist(), part.counts[row]
+            answer = [False] * len(opening) + part.answer_BS[row, :count].tolist()
+            rows.append(Row(opening + part.tokens_BS[row, :count].tolist(), answer))
+            tiles.append(tree.tiles[trunk * each : (trunk + 1) * each])
+    part = pad(rows, slice(0, sum(map(len, tiles))), pad_id)
+    return part, torch.cat(tiles)
+
+
 def say(model: Llama4, trunks: Trunks, opening: int, branches: Branches) -> tuple[Tensor, Tensor]:
     """Logits where a token of an answer comes next, and that token: `[N, V]`, `[N]`."""
     part = branches.part

@@ -111,17 +111,6 @@ MUTATIONS: tuple[Mutation, ...] = (
                 "attention.py",
                 'Rotary(config, spec) if spec.position == "rope" else',
                 "Rotary(config, spec) if True else",
-    ),
-    # 07
-    Mutation(
-        "score on the expert's output instead of its input, seen from the chapter on experts",
-        "07-mixture-of-experts",
-        (
-            Edit("moe.py", "scored_ND = (x_ND * score_N[:, None]).to(x_ND.dtype)", "scored_ND = x_ND"),
-            Edit(
-                "moe.py",
-                "sorted_ND = self.experts(scored_ND[order_N], group_ends_E)",
-                "sorted_ND = self.experts(scored_ND[order_N], group_ends_E) * score_N[order_N][:, None]",
             ),
         ),
     ),
@@ -139,7 +128,50 @@ MUTATIONS: tuple[Mutation, ...] = (
                 "attention.py",
                 "max(start % self.chunk for start in piece.starts) + piece.width",
                 "cache.k_BTGK.shape[1]",
+            ),
+        ),
     ),
+    Mutation(
+        "a chunked layer's cache keeps every position",
+        "05-chunks-and-cache",
+        (
+            Edit("cache.py", "self.limit = min(period, limit)", "self.limit = limit"),
+            Edit(
+                "cache.py", "slots += range(first % period, first % period + end - first)", "slots += range(first, end)"
+            ),
+        ),
+    ),
+    # 06
+    Mutation(
+        "the temperature counts positions from 0",
+        "06-ten-million-tokens",
+        (
+            Edit(
+                "attention.py",
+                "(positions_BS.float() + 1.0) / temperature.floor",
+                "positions_BS.float() / temperature.floor",
+            ),
+        ),
+    ),
+    Mutation(
+        "a chunked layer's memory counted at the full context",
+        "06-ten-million-tokens",
+        (Edit("inspect.py", "chunked * min(context, config.chunk or context) * slot", "chunked * context * slot"),),
+    ),
+    # 07
+    Mutation(
+        "score on the expert's output instead of its input, seen from the chapter on experts",
+        "07-mixture-of-experts",
+        (
+            Edit("moe.py", "scored_ND = (x_ND * score_N[:, None]).to(x_ND.dtype)", "scored_ND = x_ND"),
+            Edit(
+                "moe.py",
+                "sorted_ND = self.experts(scored_ND[order_N], group_ends_E)",
+                "sorted_ND = self.experts(scored_ND[order_N], group_ends_E) * score_N[order_N][:, None]",
+            ),
+        ),
+    ),
+    Mutation(
         "score by softmax over the experts instead of sigmoid, seen from the chapter on experts",
         "07-mixture-of-experts",
         (
@@ -174,33 +206,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         ),
     ),
     Mutation(
-        "a chunked layer's cache keeps every position",
-        "05-chunks-and-cache",
-        (
-            Edit("cache.py", "self.limit = min(period, limit)", "self.limit = limit"),
-            Edit(
-                "cache.py", "slots += range(first % period, first % period + end - first)", "slots += range(first, end)"
-            ),
-        ),
-    ),
-    # 06
-    Mutation(
-        "the temperature counts positions from 0",
-        "06-ten-million-tokens",
-        (
-            Edit(
-                "attention.py",
-                "(positions_BS.float() + 1.0) / temperature.floor",
-                "positions_BS.float() / temperature.floor",
-            ),
-        ),
-    ),
-    Mutation(
-        "a chunked layer's memory counted at the full context",
-        "06-ten-million-tokens",
-        (Edit("inspect.py", "chunked * min(context, config.chunk or context) * slot", "chunked * context * slot"),),
-    ),
-    ),
         "shards taken from the last to the first, seen from the chapter on weights",
         "09-official-weights",
         (
@@ -208,6 +213,46 @@ MUTATIONS: tuple[Mutation, ...] = (
                 "checkpoint/transforms.py",
                 "    return parameter.narrow(row.split, shard * size, size)",
                 "    return parameter.narrow(row.split, (shards - 1 - shard) * size, size)",
+            ),
+        ),
+    ),
+    # 10
+    Mutation(
+        "top-p leaves out the token that reaches p",
+        "10-generation",
+        (
+            Edit(
+                "sampling.py",
+                "probs_V * (before_V < sampling.top_p)",
+                "probs_V * (probs_V.cumsum(-1) < sampling.top_p)",
+            ),
+        ),
+    ),
+    Mutation(
+        "A conversation's second turn reads all of it again, behind what the cache holds",
+        "10-generation",
+        (Edit("session.py", "read = int(self.cache.lengths_B[0])", "read = 0"),),
+    ),
+    # 11
+    Mutation(
+        "The loop over the groups takes the experts in reverse",
+        "11-grouped-matmul",
+        (Edit("ops.py", "zip(x_ND.split(sizes), w_EDF.unbind(),", "zip(x_ND.split(sizes), w_EDF.flip(0).unbind(),"),),
+    ),
+    # 12
+    Mutation(
+        "The end-of-turn marker is not learnt",
+        "12-training",
+        (Edit("train/rows.py", "[True] * len(said)", "[True] * (len(said) - 1) + [False]"),),
+    ),
+    Mutation(
+        "No gradient flows from the branches into their trunk",
+        "12-training",
+        (
+            Edit(
+                "train/names.py",
+                "self.kept = (k_BSGK, v_BSGK)",
+                "self.kept = (k_BSGK.detach(), v_BSGK.detach())",
             ),
         ),
     ),
@@ -219,7 +264,6 @@ def make_copy(folder: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "llama4", folder / "llama4", ignore=ignore)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns("__pycache__", "*.ipynb"))
-    (folder / "tests").symlink_to(ROOT / "tests", target_is_directory=True)  # stored results, read by chapters
     if (ROOT / "kernels").is_dir():
         (folder / "kernels").symlink_to(ROOT / "kernels", target_is_directory=True)
 

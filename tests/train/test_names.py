@@ -62,6 +62,16 @@ def test_loss_and_gradient_are_those_of_separate_conversations(tokens: int) -> N
     assert_near(gradients_of(stage), gradients_of(plain))
 
 
+def test_separate_writes_those_conversations_out() -> None:
+    stage = stage_of(100)
+    tree = names.draw(stage, (3, 1), 4)
+    part, tiles = names.separate(tree, stage.pad_id)
+    found, expected = objective.measure(stage.model, part, tiles), separate(stage, 1)
+    assert part.tiles == slice(0, len(tiles)) and len(tiles) == len(part.counts) == 4 * 5
+    assert found.answer_tokens == expected.answer_tokens
+    assert found.answers.item() == pytest.approx(expected.answers.item(), rel=1e-6)
+
+
 def test_the_balance_term_counts_a_picture_once_and_every_word() -> None:
     stage = stage_of()
     tree = names.draw(stage, (3, 0), 4)
