@@ -179,6 +179,29 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 #   tile becomes patches, four patches become one token; you follow every pixel and every separator.
 # - [03 · Early fusion](03-early-fusion.ipynb): Pictures and words share one stream from the first layer on; swap the
 #   picture, keep the words, and watch the answer follow.
+# - [04 · RoPE and NoPE](04-rope-and-nope.ipynb): Where a token stands: three layers of four turn their queries and
+#   keys by the position and look no further than their chunk, the fourth has no positions and sees everything.
+# - [05 · Chunks and the cache](05-chunks-and-cache.ipynb): What the model remembers between two tokens it writes, why
+#   three layers of four need only one chunk of it, and what goes wrong when a decode step forgets the chunk.
+# - [06 · Ten million tokens](06-ten-million-tokens.ipynb): What a context of ten million tokens asks of attention and
+#   of memory, what the temperature is for, and an experiment on whether models without positions really look further
+#   than they were trained to.
+# - [07 · Mixture of experts](07-mixture-of-experts.ipynb): One token, one expert of many: how a router chooses, why
+#   its score goes in and not out, who takes which words and which parts of a picture, and what is lost when an expert
+#   is gone.
+# - [08 · The whole model, and parity](08-parity.ipynb): Every part at once, and how we know that its numbers are
+#   right: two reference programs, a ladder of comparisons from one operation to the whole, and 28 mistakes made on
+#   purpose.
+# - [09 · Official weights](09-official-weights.ipynb): Two layouts of the same numbers: what each weight is called,
+#   how it is cut and stacked, a checkpoint taken there and back without losing a bit, and where the bytes of Scout
+#   and Maverick lie.
+# - [10 · Generation](10-generation.ipynb): From scores to an answer: read the prompt at once, write a token at a
+#   time, choose, stream, and know when to stop; and why reading is cheap and writing is not.
+# - [11 · The grouped matmul](11-grouped-matmul.ipynb): One matrix product with another weight for every group of
+#   rows: from a loop, to a tile, to a kernel whose programs stay; run here line by line, in Triton's interpreter.
+# - [12 · Training](12-training.ipynb): How the small model came to know its names: drawings that never look the same
+#   twice, three stages, trees of questions, two optimisers, and an artist kept out of sight. With a live run, from
+#   nothing, in seconds.
 # <!-- end -->
 
 # %% [markdown]
@@ -227,5 +250,5 @@ assert (rows, columns) == (1, 1) and len(tiles) * scout.vision.tokens_per_tile =
 # - [`config.LayerSpec`](../llama4/config.py#L26) and [`config.Config`](../llama4/config.py#L83): what a model is, one
 #   row a layer.
 # - [`model.Llama4.forward`](../llama4/model.py#L40): tokens and tiles in, scores out.
-# - [`generate.LLM.generate`](../llama4/generate.py#L69): the loop that asks for one token after the other.
+# - [`generate.LLM.generate`](../llama4/generate.py#L76): the loop that asks for one token after the other.
 # - [`masks.py`](../llama4/masks.py): who may look at whom.

@@ -519,8 +519,8 @@ assert torch.allclose(first, second, atol=1e-4)
 #
 # - [`rope.frequencies`](../llama4/rope.py#L28), [`rope.scale_frequencies`](../llama4/rope.py#L37) and
 #   [`rope.rotate`](../llama4/rope.py#L58): the turn.
-# - [`attention.Rotary`](../llama4/attention.py#L63) and [`attention.NoPosition`](../llama4/attention.py#L86): the two kinds of
-#   layer; [`Attention.project`](../llama4/attention.py#L55) calls one of them.
+# - [`attention.Rotary`](../llama4/attention.py#L65) and [`attention.NoPosition`](../llama4/attention.py#L92): the two kinds of
+#   layer; [`Attention.project`](../llama4/attention.py#L57) calls one of them.
 # - [`config.irope_layers`](../llama4/config.py#L192): the period of four; [`masks.chunked`](../llama4/masks.py#L30): the chunk.
-# - [`hf._correct_stale_scaling`](../llama4/config_io/hf.py#L235): the trap and its warning.
+# - [`hf._correct_stale_scaling`](../llama4/config_io/hf.py#L236): the trap and its warning.
 # - [`attending.watched`](../llama4/evaluation/attending.py#L55): how this chapter looked inside.

@@ -375,8 +375,8 @@ assert masks.cached(step.positions_BS, config.chunk, config.chunk).sum(-1).flatt
 # %% [markdown]
 # ## Source
 #
-# - [`cache.LayerCache`](../llama4/cache.py#L105) and [`cache.Step`](../llama4/cache.py#L32): slots, and who writes where.
-# - [`attention.WithinChunk`](../llama4/attention.py#L126) and [`attention.Everything`](../llama4/attention.py#L104): the two
+# - [`cache.LayerCache`](../llama4/cache.py#L134) and [`cache.Step`](../llama4/cache.py#L48): slots, and who writes where.
+# - [`attention.WithinChunk`](../llama4/attention.py#L132) and [`attention.Everything`](../llama4/attention.py#L110): the two
 #   kinds of layer, each with and without a cache.
 # - [`masks.cached`](../llama4/masks.py#L36): one line of visibility for both.
 # - [`inspect.cache_bytes`](../llama4/inspect.py#L95): the bytes, also behind `llama4 inspect`.

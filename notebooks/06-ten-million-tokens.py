@@ -481,10 +481,10 @@ assert f"{needed:.1f}" == "9.4" and abs(weight(needed * factor(last), last) - 0.
 # %% [markdown]
 # ## Source
 #
-# - [`attention.temperature_scale`](../llama4/attention.py#L99) and [`attention.NoPosition`](../llama4/attention.py#L86): the
+# - [`attention.temperature_scale`](../llama4/attention.py#L105) and [`attention.NoPosition`](../llama4/attention.py#L92): the
 #   factor, and where it goes.
 # - [`config.Temperature`](../llama4/config.py#L45): its two numbers.
 # - [`inspect.cache_bytes`](../llama4/inspect.py#L95): the memory.
-# - [`int4.pack`](../llama4/quant/int4.py#L66): four bits and a scale.
+# - [`int4.pack`](../llama4/quant/int4.py#L71): four bits and a scale.
 # - [length_experiment.py](length_experiment.py) and [its results](data/length_experiment.json): the experiment, all
 #   settings on top.
