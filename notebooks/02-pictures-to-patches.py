@@ -7,9 +7,10 @@
 # A text model reads a row of tokens. To show it a picture, the picture must become a row of tokens too. Llama 4 does
 # this in four steps:
 #
-# 1. choose a **canvas**, a grid of square tiles that suits the picture's shape, and lay the picture on it; 2. cut it
-# into **tiles**, and add one more with the whole picture, shrunk; 3. cut each tile into **patches** and let the
-# **vision encoder** work on them; 4. join each 2 × 2 square of patches into one vector: the **pixel shuffle**.
+# 1. choose a **canvas**, a grid of square tiles that suits the picture's shape, and lay the picture on it;
+# 2. cut it into **tiles**, and add one more with the whole picture, shrunk;
+# 3. cut each tile into **patches** and let the **vision encoder** work on them;
+# 4. join each 2 × 2 square of patches into one vector: the **pixel shuffle**.
 #
 # The small default model of this package has tiles of 64 pixels, so that everything fits on a page. Where a number of
 # the released models differs, it stands beside. Our picture is glued together from three drawings of the package.
