@@ -160,20 +160,20 @@ assert 0 < gap_S[63:400].mean() < gap_S[800:].mean()
 # %% [markdown]
 # ## The memory
 #
-# A cache of ten million tokens, layer by layer. Twelve NoPE layers keep every token, 36 RoPE layers one chunk each.
+# A cache of ten million tokens, layer by layer. Twelve NoPE layers keep every token, 36 RoPE layers one chunk each. First
+# the bytes in bf16, as `cache_bytes` counts them.
 
 # %%
 held = cache_bytes(scout, batch=1, context=TEN_MILLION, number_bytes=2)
-rows = {
+rows = {  # bytes
     "one chunked layer": held["chunked"] / 36,
     "36 chunked layers": held["chunked"],
     "one global layer": held["global"] / 12,
     "12 global layers": held["global"],
 }
-for name, size in rows.items():
-    print(f"{name:<18} {size / 1e9:>8.2f} GB in bf16")
 assert held["global"] / 12 == TEN_MILLION * 2 * 8 * 128 * 2
 assert f"{held['global'] / 1e9:.0f} {held['chunked'] / 1e9:.1f}" == "515 1.2"
+print({name: f"{size:,.0f}" for name, size in rows.items()})
 
 # %% [markdown]
 # Fewer bits a number help in proportion. In fp8 a number takes one byte. In int4 it takes four bits and a share of a
@@ -183,6 +183,8 @@ assert f"{held['global'] / 1e9:.0f} {held['chunked'] / 1e9:.1f}" == "515 1.2"
 # %%
 bits = {"bf16": 16, "fp8": 8, "int4": 4 + 16 / scout.head_width}
 sizes = {name: (held["global"] + held["chunked"]) * width / 16 / 1e9 for name, width in bits.items()}
+cells = [[name, *(f"{size * width / 16 / 1e9:,.3f} GB" for width in bits.values())] for name, size in rows.items()]
+table(["", *bits], cells)
 packed = int4.pack(torch.randn(5, scout.head_width).bfloat16())  # one key for five heads
 assert (packed.q.nbytes + packed.scale.nbytes) * 8 == bits["int4"] * 5 * scout.head_width
 whole, axes = figure(6.5, 1.9)
