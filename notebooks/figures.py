@@ -15,8 +15,10 @@ as its picture; `strip` refuses what would come out as an empty box.
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,6 +77,40 @@ def interactive(markup: str, static: Figure, alt: str) -> None:
     """A static figure, and below it, where scripts run (Jupyter, not GitHub), `markup`: HTML that loads nothing from anywhere."""
     show(static, alt)
     display({"text/html": markup, "text/plain": "(an interactive version stands here in Jupyter)"}, raw=True)
+
+
+def slider(frames: Sequence[dict[str, Sequence[tuple[object, str]]]], label: str, colours: dict[str, str]) -> str:
+    """Markup for `interactive`: rows of small boxes, and a slider that goes through `frames`.
+
+    A frame is {name of a row: boxes}, a box (its text, its kind); `colours` gives each kind's colour, and makes the legend.
+    Everything is computed before: the script in it only fills in boxes.
+    """
+    inks = {kind: (colour, ink_on(colour)) for kind, colour in colours.items()}
+    plain = [
+        {html.escape(row): [(html.escape(str(text)), kind) for text, kind in cells] for row, cells in frame.items()}
+        for frame in frames
+    ]
+    data = json.dumps([plain, inks]).replace("</", "<\\/")
+    name = f"slider-{hashlib.sha256(data.encode()).hexdigest()[:8]}"
+    box = "display:inline-block;min-width:1.7em;padding:1px 0;margin:1px;text-align:center;border-radius:2px"
+    keys = "".join(
+        f"<span style='{box};padding:1px 5px;background:{c};color:{i}'>{k}</span>" for k, (c, i) in inks.items()
+    )
+    return f"""<div id="{name}" style="font:12px monospace;max-width:64em">
+<p>{html.escape(label)} <input type="range" min="0" max="{len(frames) - 1}" value="0" style="width:50%"> <b></b> {keys}</p>
+<div></div></div>
+<script>(() => {{
+  const [frames, inks] = {data};
+  const [root] = [document.getElementById("{name}")], [place, range] = [root.lastElementChild, root.querySelector("input")];
+  const cell = ([text, kind]) => `<span style="{box};background:${{inks[kind][0]}};color:${{inks[kind][1]}}">${{text}}</span>`;
+  const draw = () => {{
+    root.querySelector("b").textContent = range.value;
+    place.innerHTML = Object.entries(frames[range.value])
+      .map(([row, cells]) => `<div style="margin:4px 0">${{row}}<br>${{cells.map(cell).join("")}}</div>`).join("");
+  }};
+  range.oninput = draw;
+  draw();
+}})();</script>"""
 
 
 def matrix(
