@@ -43,10 +43,7 @@ class Attention(nn.Module):
 
     def forward(self, x_BSD: Tensor, step: Step | StaticStep, cache: LayerCache | None) -> Tensor:
         """`[B, S, D]` -> `[B, S, D]`; appends this step's keys and values to `cache` where there is one."""
-        q_BSHK = rearrange(self.q(x_BSD), "b s (h k) -> b s h k", k=self.head_width)
-        k_BSGK = rearrange(self.k(x_BSD), "b s (g k) -> b s g k", k=self.head_width)
-        v_BSGK = rearrange(self.v(x_BSD), "b s (g k) -> b s g k", k=self.head_width)
-        q_BSHK, k_BSGK = self.positions(q_BSHK, k_BSGK, step)
+        q_BSHK, k_BSGK, v_BSGK = self.project(x_BSD, step)
         if isinstance(step, StaticStep):
             out_BSHK = _one_token(q_BSHK, k_BSGK, v_BSGK, step, cache)
         elif step.fresh:
@@ -56,6 +53,13 @@ class Attention(nn.Module):
         else:
             out_BSHK = self.reach.cached(q_BSHK, k_BSGK, v_BSGK, step, cache)
         return self.o(rearrange(out_BSHK, "b s h k -> b s (h k)"))
+
+    def project(self, x_BSD: Tensor, step: Step | StaticStep) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries `[B, S, H, K]`, keys and values `[B, S, G, K]`, with positions in them: what is compared and cached."""
+        q_BSHK = rearrange(self.q(x_BSD), "b s (h k) -> b s h k", k=self.head_width)
+        k_BSGK = rearrange(self.k(x_BSD), "b s (g k) -> b s g k", k=self.head_width)
+        v_BSGK = rearrange(self.v(x_BSD), "b s (g k) -> b s g k", k=self.head_width)
+        return *self.positions(q_BSHK, k_BSGK, step), v_BSGK
 
 
 class Rotary:

@@ -171,9 +171,10 @@ def attention(q_BHSK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, mask: Tensor | Non
 
 
 def reads_slots(q_BSHK: Tensor, kv_heads: int) -> bool:
-    """Can `decode_attention` run? On backend `triton`, without a gradient, for one query a row and heads that its tiles hold."""
+    """Can `decode_attention` run? On backend `triton`, in 16 bits, without a gradient, one query a row, heads its tiles hold."""
+    narrow = q_BSHK.dtype in (torch.bfloat16, torch.float16)
     fits = q_BSHK.shape[3] in HEAD_WIDTHS and q_BSHK.shape[2] // kv_heads <= SHARED_AT_MOST
-    return backend() == "triton" and q_BSHK.shape[1] == 1 and fits and not torch.is_grad_enabled()
+    return backend() == "triton" and narrow and fits and q_BSHK.shape[1] == 1 and not torch.is_grad_enabled()
 
 
 def decode_attention(q_BSHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, seen_BS: Tensor) -> Tensor:

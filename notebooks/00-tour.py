@@ -62,8 +62,8 @@ pieces = [llm.tokenizer.decode([token]) for token in prompt.ids]
 def kind(token: int) -> str:
     """What sort of token an id is."""
     if token == llm.config.patch_id:
-        return "a place for a part of the picture"
-    return "marker" if token in llm.tokenizer.special_tokens.values() else "text"
+        return "picture"
+    return "special" if token in llm.tokenizer.special_tokens.values() else "text"
 
 
 show(
@@ -173,6 +173,28 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 # <!-- chapters -->
 # - [00 · A tour](00-tour.ipynb): The whole model in two minutes: a picture and a question go in, a name comes out,
 #   and you see every station on the way.
+# - [01 · Text to ids](01-text-to-ids.ipynb): Any text in any script becomes a row of integers and comes back
+#   unchanged; markers that no user can type say who speaks.
+# - [02 · Pictures to tiles to patches](02-pictures-to-patches.ipynb): A picture of any size becomes square tiles, a
+#   tile becomes patches, four patches become one token; you follow every pixel and every separator.
+# - [03 · Early fusion](03-early-fusion.ipynb): Pictures and words share one stream from the first layer on; swap the
+#   picture, keep the words, and watch the answer follow.
+# - [04 · RoPE and NoPE](04-rope-and-nope.ipynb): Where a token stands: three layers of four turn their queries and
+#   keys by the position and look no further than their chunk, the fourth has no positions and sees everything.
+# - [05 · Chunks and the cache](05-chunks-and-cache.ipynb): What the model remembers between two tokens it writes, why
+#   three layers of four need only one chunk of it, and what goes wrong when a decode step forgets the chunk.
+# - [06 · Ten million tokens](06-ten-million-tokens.ipynb): What a context of ten million tokens asks of attention and
+#   of memory, what the temperature is for, and an experiment on whether models without positions really look further
+#   than they were trained to.
+# - [07 · Mixture of experts](07-mixture-of-experts.ipynb): One token, one expert of many: how a router chooses, why
+#   its score goes in and not out, who takes which words and which parts of a picture, and what is lost when an expert
+#   is gone.
+# - [08 · The whole model, and parity](08-parity.ipynb): Every part at once, and how we know that its numbers are
+#   right: two reference programs, a ladder of comparisons from one operation to the whole, and 28 mistakes made on
+#   purpose.
+# - [09 · Official weights](09-official-weights.ipynb): Two layouts of the same numbers: what each weight is called,
+#   how it is cut and stacked, a checkpoint taken there and back without losing a bit, and where the bytes of Scout
+#   and Maverick lie.
 # - [10 · Generation](10-generation.ipynb): From scores to an answer: read the prompt at once, write a token at a
 #   time, choose, stream, and know when to stop; and why reading is cheap and writing is not.
 # - [11 · The grouped matmul](11-grouped-matmul.ipynb): One matrix product with another weight for every group of

@@ -10,9 +10,9 @@ this script, with what the cells print and draw. The .py is jupytext's percent f
 The same code gives the same bytes: no times, no random cell ids, no version of the machine's Python.
 
 Links into the source name what they mean, [`rope.rotate`](../llama4/rope.py), and this script adds the line: `#L63`. The name is
-the function, class or method, with the module in front or not. Prose therefore never goes stale silently: a name that is gone is
-an error, and a line that has moved is one command away. The lists of chapters, in README.md and in chapter 00, are written from
-the chapters themselves: the title, and the sentence in italics below it.
+the function, class or method, with or without its module in front. Prose therefore never goes stale silently: a name that is
+gone is an error, and a line that has moved is one command away. The lists of chapters, in README.md and in chapter 00, are
+written from the chapters themselves: the title, and the sentence in italics below it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from nbclient import NotebookClient
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-SECONDS = 60  # of a whole chapter, on two CPU cores
+SECONDS = 60  # of the CPU, for a whole chapter
+PATIENCE = 600  # of the clock, for a kernel to start and for one cell, on a machine that does other work too
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {
@@ -79,6 +80,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path = HERE, root: Path = R
             "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]),
             "IPYTHONDIR": scratch,
             "OMP_NUM_THREADS": str(threads),
+            "OMP_WAIT_POLICY": "passive",  # a thread without work sleeps: others may want its core
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
         specs = KernelSpecManager(kernel_dirs=[])  # none of the machine's: "python3" is then the Python that runs this
@@ -92,7 +94,8 @@ def execute(notebook: nbformat.NotebookNode, folder: Path = HERE, root: Path = R
         client = NotebookClient(
             notebook,
             km=kernel,
-            timeout=SECONDS,
+            timeout=PATIENCE,
+            startup_timeout=PATIENCE,
             record_timing=False,
             coalesce_streams=True,
             shutdown_kernel="immediate",
@@ -140,8 +143,10 @@ def linked(text: str, root: Path = ROOT) -> str:
         name, file = match.groups()
         if name == Path(file).name and (root / file).is_file():
             return f"[`{name}`](../{file})"
+        module = file.removesuffix(".py").split("/")
+        prefixes = ["", *(".".join(module[first:]) + "." for first in range(len(module)))]
         lines = definitions(root / file)
-        line = lines.get(name) or lines.get(name.removeprefix(f"{Path(file).stem}."))
+        line = next((lines[rest] for prefix in prefixes if (rest := name.removeprefix(prefix)) in lines), None)
         if line is None:
             raise ChapterError(f"A link names `{name}` of {file}, and there is no such thing: correct the link.")
         return f"[`{name}`](../{file}#L{line})"
@@ -230,6 +235,8 @@ def main() -> int:
         except ChapterError as error:
             problems += 1
             print(error, flush=True)
+    if not asked.check:
+        update_links(chapters()[0])  # its list of chapters: a title may have changed
     return 1 if problems else 0
 
 

@@ -39,8 +39,32 @@ BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = OKABE_ITO
 COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW)
 SHADE = LinearSegmentedColormap.from_list("shade", [PAPER, mixed(BLUE, 0.5), BLUE, "#00263b"])  # 0 to 1
 SIGNED = LinearSegmentedColormap.from_list("signed", [RED, PAPER, BLUE])  # below 0, 0, above 0
+KINDS = {"special": BLUE, "text": ORANGE, "picture": GREEN}  # of tokens, alike in all chapters
 DPI = 110
 PALETTE_FROM = 16384  # a figure of no more colours is kept as 256 of them, which nobody sees, at a third of the size
+
+# What `linked` runs: frames over pictures, boxes below, one lit pair at a time.
+LINKED = """(root, {sources, tokens, places, grid}) => {
+  const side = 96, make = (parent, tag, style) => Object.assign(parent.appendChild(document.createElement(tag)), {style});
+  const row = make(root, "div", "display:flex;gap:6px;margin-bottom:8px"), frames = [], boxes = [];
+  const light = n => {
+    boxes.forEach((box, i) => box.style.background = i === n ? "#E69F00" : places[i] ? "#8cd0bb" : "#8cbcdb");
+    frames.forEach((frame, t) => { const at = places[n], on = at && at[0] === t, d = side / grid;
+      frame.style.cssText = on ? `position:absolute;outline:3px solid #E69F00;top:${at[1] * d}px;left:${at[2] * d}px;` +
+        `width:${d}px;height:${d}px` : "display:none"; });
+  };
+  sources.forEach((source, t) => {
+    const hold = make(row, "div", "position:relative;line-height:0");
+    const image = make(hold, "img", `width:${side}px;height:${side}px;image-rendering:pixelated`);
+    image.src = source; frames.push(make(hold, "div", "display:none"));
+    hold.onmousemove = event => { const at = image.getBoundingClientRect();
+      const [y, x] = [event.clientY - at.top, event.clientX - at.left].map(v => Math.min(grid - 1, Math.floor(v / side * grid)));
+      light(places.findIndex(p => p && p[0] === t && p[1] === y && p[2] === x)); };
+  });
+  tokens.forEach((text, n) => { const box = make(root, "code", "display:inline-block;margin:1px;padding:1px 4px;color:#000");
+    box.textContent = text; box.onmouseenter = () => light(n); boxes.push(box); });
+  light(-1);
+}"""
 
 matplotlib.rcParams.update(
     {
@@ -158,14 +182,16 @@ def strip(
 ) -> Figure:
     """A row of coloured boxes, one a token, wrapped after about `width` characters, and a legend of the kinds.
 
-    kinds: one name a token; each gets a colour, in the order of appearance. below: a small note under each box, such as its id.
+    kinds: one name a token; those of `KINDS` have their colour, others get the next, in the order of appearance. below: a small
+    note under each box, such as its id.
     Raises ValueError for text that the font cannot draw: give that to `table`.
     """
     known = get_font(findfont(FontProperties(family="monospace"))).get_charmap()
     for token in tokens:
         if not all(ord(letter) in known for letter in token):
             raise ValueError(f"The font lacks a character of {token!r}: show it in a table instead.")
-    colours = {kind: mixed(colour, 0.45) for kind, colour in zip(dict.fromkeys(kinds), COLOURS * 2, strict=False)}
+    others = iter(COLOURS[len(KINDS) :] * 2)
+    colours = {kind: mixed(KINDS.get(kind) or next(others), 0.45) for kind in dict.fromkeys(kinds)}
     notes = [""] * len(tokens) if below is None else [str(note) for note in below]
     places, x, line = [], 0.0, 0
     for token, note in zip(tokens, notes, strict=True):
@@ -192,9 +218,45 @@ def strip(
     return whole
 
 
+def ladder(rows: Sequence[Sequence[str]], new: Sequence[int | None], notes: Sequence[str]) -> Figure:
+    """The same letters in every row, in larger and larger boxes, the `new` one of each row coloured, a note behind each row."""
+    letters = max(sum(map(len, row)) for row in rows)
+    whole, axes = figure(0.34 * letters + 3.4, 0.3 * len(rows) + 0.1)
+    for y, (row, marked, note) in enumerate(zip(rows, new, notes, strict=True)):
+        x = 0
+        for number, text in enumerate(row):
+            colour = mixed(ORANGE if number == marked else SKY, 0.45)
+            axes.add_patch(Rectangle((x + 0.05, y), len(text) - 0.1, 0.84, facecolor=colour, edgecolor="none"))
+            for place, letter in enumerate(text):
+                axes.text(x + place + 0.5, y + 0.44, letter, family="monospace", fontsize=9, ha="center", va="center")
+            x += len(text)
+        axes.text(letters + 0.5, y + 0.44, note, fontsize=8, va="center")
+    axes.set_xlim(0, letters + 10)
+    axes.set_ylim(len(rows), 0)
+    axes.axis("off")
+    return whole
+
+
 def visible(text: str) -> str:
     """Spaces and line ends as signs that can be seen: " is" -> "␣is", a line end -> "↵"."""
     return text.replace(" ", "␣").replace("\n", "↵")
+
+
+def linked(
+    tiles: Sequence[Image.Image], tokens: Sequence[str], places: Sequence[tuple[int, int, int] | None], grid: int
+) -> str:
+    """HTML in which pointing at a token frames its part of a picture, and pointing at a picture marks the token.
+
+    places: of each token (picture, row, column) on a `grid` x `grid` net, or None. For `interactive`; nothing is loaded.
+    """
+    sources = []
+    for tile in tiles:
+        data = io.BytesIO()
+        tile.save(data, format="png")
+        sources.append("data:image/png;base64," + base64.b64encode(data.getvalue()).decode())
+    facts = json.dumps({"sources": sources, "tokens": list(tokens), "places": list(places), "grid": grid})
+    name = "linked-" + hashlib.sha256(facts.encode()).hexdigest()[:8]
+    return f'<div id="{name}"></div><script>(({LINKED})(document.getElementById("{name}"), {facts}))</script>'
 
 
 def picture(axes: Axes, image: Image.Image, title: str = "") -> None:
@@ -203,6 +265,7 @@ def picture(axes: Axes, image: Image.Image, title: str = "") -> None:
     axes.set_title(title)
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.spines[:].set_visible(True)
 
 
 def cut_lines(axes: Axes, rows: int, columns: int, side: float, colour: str = RED, numbered: bool = True) -> None:

@@ -13,6 +13,7 @@ The list is in mutation_list.py, and in docs/parity.md with a reason each; tests
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import re
@@ -20,6 +21,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mutation_list import MUTATIONS, Mutation
@@ -63,6 +66,23 @@ def apply(mutation: Mutation, folder: Path) -> None:
                 f"{mutation.name}: {edit.file} has {text.count(edit.old)} times {edit.old!r}, not once"
             )
         file.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
+
+
+@contextmanager
+def imported(folder: Path) -> Iterator[None]:
+    """Within the block, `import llama4` means the copy at `folder`, in this process; afterwards what it meant before."""
+    mine = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "llama4"}
+    for name in mine:
+        del sys.modules[name]
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "llama4"]:
+            del sys.modules[name]
+        sys.modules.update(mine)
 
 
 def run(folder: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:

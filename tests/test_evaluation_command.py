@@ -3,6 +3,7 @@ from it, what the command refuses. The model is the tests' small one, the data s
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -119,6 +120,25 @@ def test_the_grid_of_experts_is_the_patches_own() -> None:
         assert torch.equal(torch.bincount(grid.flatten(), minlength=3), tally.load(layer, "patches"))
         assert grid.tolist() == [taken[layer][first + 2 * y : first + 2 * y + 2].tolist() for y in range(2)]
     assert any(not torch.equal(grid, grid.T) for grid in grids.values())  # else rows and columns could be exchanged
+
+
+def test_experts_of_several_tiles_lie_where_their_patches_do() -> None:
+    """2 x 2 tiles of 2 x 2 patch tokens: row 1, column 2 of the picture is the third patch of the second tile."""
+    llm = tiny_llm()
+    side = 2 * llm.config.vision.tile_side
+    shown = picture(side, side, seed=5)
+    grids = patch_experts(llm, shown, tiles_a_side=2)
+    prompt = llm.encode("What is this?", [shown])
+    taken: dict[int, torch.Tensor] = {}
+    with recorded(routers(llm.model), taken), torch.no_grad():
+        llm.model(torch.tensor([prompt.ids]), images=prompt.tiles)
+    places = [place for place, token in enumerate(prompt.ids) if token == llm.config.patch_id]
+    assert len(places) == 5 * 4
+    for layer, grid in grids.items():
+        for y, x in itertools.product(range(4), range(4)):
+            patch = 4 * (y // 2 * 2 + x // 2) + (y % 2 * 2 + x % 2)
+            assert grid[y, x] == taken[layer][places[patch]], (layer, y, x)
+    assert any(not torch.equal(grid, grid.T) for grid in grids.values())
 
 
 def test_watching_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from small_models import FP32, GRADIENT, assert_close, drawn, small_config
 from torch import Tensor
 
 from llama4.moe import MoE
+from llama4.parity.routing import closed
 
 
 def moe_of(experts: int, seed: int = 0, width: int = 26, hidden: int = 18) -> MoE:
@@ -163,3 +164,36 @@ def test_gate_is_the_first_half() -> None:
         moe.experts.gate_up.copy_(torch.tensor([[[2.0, 3.0]]]))
         moe.experts.down.fill_(1.0)
     assert moe.experts(torch.ones(1, 1), torch.tensor([1])).item() == pytest.approx(5.285, abs=5e-4)
+
+
+@torch.no_grad()
+def test_closing_an_expert_moves_its_tokens_to_their_second_choice() -> None:
+    """All others keep expert and score; afterwards the router is as it was."""
+    moe, x_ND = moe_of(4), rows(50)
+    logits_NE = moe.router(x_ND)
+    second_N = logits_NE.topk(2, dim=-1).indices[:, 1]
+    expert_N, score_N = moe.route(x_ND)
+    with closed({3: moe.router}, {3: 2}):
+        without_N, scores_N = moe.route(x_ND)
+    moved_N = expert_N == 2
+    assert 0 < moved_N.sum() < 50
+    assert torch.equal(without_N, torch.where(moved_N, second_N, expert_N))
+    assert torch.equal(scores_N[~moved_N], score_N[~moved_N])
+    assert_close(scores_N[moved_N], logits_NE.gather(1, second_N[:, None])[moved_N, 0].sigmoid(), "score of the second")
+    assert torch.equal(moe.route(x_ND)[0], expert_N)
+    with closed({3: moe.router}, {}):
+        assert torch.equal(moe.route(x_ND)[0], expert_N)
+
+
+@torch.no_grad()
+def test_closing_an_expert_of_transformers_router() -> None:
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.llama4.modeling_llama4 import Llama4Router
+
+    moe, x_ND = moe_of(4), rows(50)
+    router = Llama4Router(transformers.Llama4TextConfig(hidden_size=26, num_local_experts=4))
+    router.weight.data = moe.router.weight.data
+    with closed({0: moe.router}, {0: 1}), closed({0: router}, {0: 1}):
+        scores_NE, _ = router(x_ND)
+        expert_N, score_N = moe.route(x_ND)
+    assert_close(scores_NE, torch.zeros_like(scores_NE).scatter(1, expert_N[:, None], score_N[:, None]), "scores")

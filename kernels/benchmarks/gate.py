@@ -31,6 +31,7 @@ from llama4_kernels import (
     decode,
     down,
     int4,
+    int4_prefill,
     persistent,
     swiglu,
     turn,
@@ -39,6 +40,7 @@ from llama4_kernels.configs import HOPPER, Tile
 
 SHARED, REGISTERS = 227 * 1024, 255
 DTYPES = ("bf16", "fp16")
+HEADS = {"Scout": {"SHARING": 5, "WIDTH": 128}, "default": {"SHARING": 3, "WIDTH": 32}}  # Maverick's are Scout's
 ANY = ("experts", "tokens", "length", "queries", "slots", "heads", "kv_heads")  # sizes that need not be multiples of 16
 EXPERTS = {"Scout": 32, "Maverick": 256}  # SLOTS: the power of two above 16 and 128
 
@@ -81,6 +83,7 @@ def cases() -> list[Case]:
     for dtype in DTYPES:
         for model, slots in EXPERTS.items():
             found += [*_multiplies(dtype, model, slots), *_gate_ups(dtype, model, slots), _down(dtype, model, slots)]
+            found += _int4_prefill(dtype, model, slots)
             few = [case for tokens in (16, 32, 64) for case in _decode(dtype, model, slots, tokens)]
             few += [case for tokens in (16, 32) for case in _int4(dtype, model, slots, tokens)]
             # Triton makes a constant of an argument that is 1: one token has kernels of its own.
@@ -178,7 +181,7 @@ def _int4(dtype: str, model: str, slots: int, tokens: int) -> list[Case]:
     types |= dict.fromkeys(narrow, f"*{dtype}")
     types |= {"order_ptr": "*i64", "ends_ptr": "*i64", "score_ptr": "*fp32", "parts_ptr": "*fp32"}
     constants = {"TOKENS": tokens, "COLUMNS": tile.columns, "GROUP": 128}
-    slices, slots_ = {"SLICES": int4.MOST_SLICES}, {"SLOTS": slots}
+    slices, slots_ = {"SLICES": int4.SLICES}, {"SLOTS": slots}
     both = (("gate_up", int4._gate_up, slots_), ("down", int4._down, {"SHARED_GROUP": 128, **slices, **slots_}))
     both += (("linear", int4._linear, slices),) if model == "Scout" else ()
     return [
@@ -188,10 +191,10 @@ def _int4(dtype: str, model: str, slots: int, tokens: int) -> list[Case]:
 
 
 def _chunked(dtype: str) -> list[Case]:
-    """Scout's and Maverick's chunked attention, five query heads a key/value head, forward and backward."""
+    """Chunked attention, forward and backward."""
     names = ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "dout_ptr", "dq_ptr", "dk_ptr", "dv_ptr")
-    types = dict.fromkeys(names, f"*{dtype}") | dict.fromkeys(("lse_ptr", "delta_ptr", "scale", "unit"), "fp32")
-    types |= {"lse_ptr": "*fp32", "delta_ptr": "*fp32"}
+    types = dict.fromkeys(names, f"*{dtype}") | dict.fromkeys(("scale", "unit"), "fp32")
+    types |= dict.fromkeys(("lse_ptr", "delta_ptr"), "*fp32")
     found = []
     for name, key, kernel in (
         ("forward", "attention", attention_chunked._forward),
@@ -199,8 +202,9 @@ def _chunked(dtype: str) -> list[Case]:
         ("dk and dv", "attention_dkv", attention_backward._key_value_gradient),
     ):
         tile = HOPPER[key]
-        constants = {"SHARING": 5, "WIDTH": tile.depth, "ROWS": tile.rows, "COLUMNS": tile.columns, "PRECISION": "tf32"}
-        found.append(Case(f"chunked attention, {name}, {dtype}", kernel, types, constants, tile))
+        sizes = {"ROWS": tile.rows, "COLUMNS": tile.columns, "PRECISION": "tf32"}
+        for model, heads in HEADS.items():
+            found.append(Case(f"chunked attention, {name}, {model}, {dtype}", kernel, types, {**heads, **sizes}, tile))
     return found
 
 
@@ -209,11 +213,13 @@ def _attention_decode(dtype: str) -> list[Case]:
     tile = HOPPER["attention_decode"]
     types = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr"), f"*{dtype}") | dict.fromkeys(("parts_ptr", "lse_ptr"), "*fp32")
     types |= {"seen_ptr": "*i64", "scale": "fp32"}
-    constants = {"SHARING": 5, "WIDTH": tile.depth, "COLUMNS": tile.columns, "SPLITS": 32, "PRECISION": "tf32"}
+    constants = {"COLUMNS": tile.columns, "SPLITS": 32, "PRECISION": "tf32"}
     found = []
-    for name, rows, more in (("one token", 16, {"queries": 1}), ("16 rows", 16, {}), ("32 rows", 32, {})):
-        here = {**constants, "ROWS": rows, **more}
-        found.append(Case(f"attention decode, {name}, {dtype}", attention_decode._attend_split, types, here, tile))
+    for model, heads in HEADS.items():
+        for name, rows, more in (("one token", 16, {"queries": 1}), ("16 rows", 16, {}), ("32 rows", 32, {})):
+            here = {**constants, **heads, "ROWS": rows, **more}
+            told = f"attention decode, {name}, {model}, {dtype}"
+            found.append(Case(told, attention_decode._attend_split, types, here, tile))
     types |= {"out_ptr": f"*{dtype}"}
     added = {"WIDTH": tile.depth, "SPLITS": attention_decode.MOST_SPLITS}
     found.append(
@@ -224,6 +230,33 @@ def _attention_decode(dtype: str) -> list[Case]:
     turned = {"WIDTH": tile.depth, "HEADS": turn.HEADS, "NORM": True}
     found.append(Case(f"rotation and QK norm, {dtype}", turn._turn, types, turned, tile, False))
     return found
+
+
+def _int4_prefill(dtype: str, model: str, slots: int) -> list[Case]:
+    """Many tokens on int4 weights: routed, and for one group of all rows (the shared expert, a linear layer)."""
+    pointers = dict.fromkeys(("q_ptr", "gate_q_ptr", "up_q_ptr"), "*u8")
+    pointers |= dict.fromkeys(("scale_ptr", "gate_scale_ptr", "up_scale_ptr", "x_ptr", "h_ptr", "y_ptr"), f"*{dtype}")
+    pointers |= {"order_ptr": "*i64", "ends_ptr": "*i64", "score_ptr": "*fp32"}
+    cases = []
+    for name, kernel, routed in (
+        ("gate_up", int4_prefill._gate_up, "ROUTED"),
+        ("product", int4_prefill._multiply, "ADD"),
+    ):
+        tile = HOPPER[f"int4_{name}"]
+        constants = {"TOKENS": tile.rows, "COLUMNS": tile.columns, "GROUP": 128, "BAND": tile.band}
+        cases.append(
+            Case(
+                f"int4 prefill {name}, {model}, {dtype}",
+                kernel,
+                pointers,
+                {**constants, "SLOTS": slots, routed: True},
+                tile,
+            )
+        )
+        if model == "Scout":
+            one = {**constants, "SLOTS": 2, routed: False, "experts": 1}
+            cases.append(Case(f"int4 prefill {name}, all rows, {dtype}", kernel, pointers, one, tile))
+    return cases
 
 
 def compiled(case: Case) -> Compiled:

@@ -180,12 +180,12 @@ def gradients(
     sizes = (length, chunk, kv_heads, scale, width**-0.5)
     strides = (*q_BSHK.stride()[:3], *k_BSGK.stride()[:3], *v_BSGK.stride()[:3])
     same = {"SHARING": sharing, "WIDTH": width, "PRECISION": precision(q_BSHK.dtype)}
-    tile = chosen("attention_dq", q_BSHK.device)
+    tile = chosen("attention_dq", q_BSHK.device, q_BSHK.dtype)
     _query_gradient[(triton.cdiv(chunk * sharing, tile.rows) * chunks,)](
         q_BSHK, k_BSGK, v_BSGK, out_BSHK, dout_BSHK, lse_BSH, delta_BSH, dq_BSHK, *sizes, *strides,
         ROWS=tile.rows, COLUMNS=tile.columns, num_warps=tile.warps, num_stages=tile.stages, **same,
     )  # fmt: skip
-    tile = chosen("attention_dkv", q_BSHK.device)
+    tile = chosen("attention_dkv", q_BSHK.device, q_BSHK.dtype)
     _key_value_gradient[(triton.cdiv(chunk, tile.columns) * chunks,)](
         q_BSHK, k_BSGK, v_BSGK, dout_BSHK, lse_BSH, delta_BSH, dk_BSGK, dv_BSGK, *sizes, *strides,
         ROWS=tile.rows, COLUMNS=tile.columns, num_warps=tile.warps, num_stages=tile.stages, **same,

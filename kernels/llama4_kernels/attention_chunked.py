@@ -120,7 +120,7 @@ def _chunked(q_BSHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, chunk: int) -> tupl
     lse_BSH = q_BSHK.new_empty(batch, length, heads, dtype=torch.float32)
     if q_BSHK.numel() == 0:
         return out_BSHK, lse_BSH
-    tile, sharing, chunk = chosen("attention", q_BSHK.device), heads // kv_heads, min(chunk, length)
+    tile, sharing, chunk = chosen("attention", q_BSHK.device, q_BSHK.dtype), heads // kv_heads, min(chunk, length)
     grid = (triton.cdiv(chunk * sharing, tile.rows) * batch * triton.cdiv(length, chunk) * kv_heads,)
     with torch.cuda.device_of(q_BSHK):  # Triton launches on the current card, which need not be the tensors'
         _forward[grid](

@@ -121,7 +121,7 @@ def _decode(q_BSHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor, seen_BS: Tensor) -> 
     out_BSHK = q_BSHK.new_empty(q_BSHK.shape)
     if out_BSHK.numel() == 0:
         return out_BSHK
-    tile, sharing = chosen("attention_decode", q_BSHK.device), heads // kv_heads
+    tile, sharing = chosen("attention_decode", q_BSHK.device, q_BSHK.dtype), heads // kv_heads
     splits = splits_of(batch * kv_heads, slots, q_BSHK.device)
     parts = q_BSHK.new_empty(batch, queries, heads, splits, width, dtype=torch.float32)
     lse = q_BSHK.new_empty(batch, queries, heads, splits, dtype=torch.float32)

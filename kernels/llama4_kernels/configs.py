@@ -22,7 +22,7 @@ class Tile:
     band: int = 1
 
 
-SMALL = Tile(rows=32, columns=32, depth=32, warps=4, stages=2, band=2)  # for the interpreter, which is slow
+SMALL = Tile(rows=32, columns=32, depth=32, warps=4, stages=2, band=2)  # for the interpreter, which is slow, and fp32
 HOPPER = {
     "forward": Tile(rows=128, columns=256, depth=64, warps=8, stages=3, band=8),
     "weight_gradient": Tile(rows=128, columns=256, depth=64, warps=8, stages=3),
@@ -38,9 +38,13 @@ HOPPER = {
     "attention_dkv": Tile(rows=32, columns=128, depth=128, warps=8, stages=2),
     # Here `rows` is the most packed rows, and two programs share a multiprocessor's memory.
     "attention_decode": Tile(rows=32, columns=64, depth=128, warps=4, stages=3),
+    "int4_gate_up": Tile(
+        rows=128, columns=128, depth=128, warps=8, stages=3, band=8
+    ),  # `rows` are tokens, `columns` weights
+    "int4_product": Tile(rows=128, columns=128, depth=128, warps=8, stages=3, band=8),
 }
 
 
-def chosen(kernel: str, device: torch.device) -> Tile:
-    """The tile of `kernel` on a card; a small one in the interpreter."""
-    return HOPPER[kernel] if device.type == "cuda" else SMALL
+def chosen(kernel: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Tile:
+    """The tile of `kernel` on a card; a small one in the interpreter, and for fp32, of which a large one would not fit."""
+    return HOPPER[kernel] if device.type == "cuda" and dtype != torch.float32 else SMALL

@@ -3,7 +3,8 @@
     w = scale · (n - 8)          n the four bits of a weight, scale one number for G weights that are summed over
     Σ_d w[d] x[d] = Σ_groups scale · ( Σ_low (n - 8) x + Σ_high (n - 8) x )
 
-The launches, the tiles and the parts are those of decode.py; docs/quantisation.md has the format. What is different:
+For a few tokens; int4_prefill.py is for many. The launches, the tiles and the parts are those of decode.py; docs/quantisation.md
+has the format. What is different:
 
 - A block is one group: G / 2 bytes of each of its rows. The low four bits are the group's first half, the high four its
   second, so each is multiplied with its own half of x, and nothing is interleaved.
@@ -20,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from llama4_kernels import int4_prefill
 from llama4_kernels.checks import check_int4, check_int4_linear
 from llama4_kernels.configs import chosen
 from llama4_kernels.decode import _add_parts, _tokens_of
@@ -28,8 +30,8 @@ from llama4_kernels.persistent import programs
 from llama4_kernels.tiles import groups, slots
 
 Packed = tuple[Tensor, Tensor]  # q uint8 [..., out, in / 2], scale [..., out, in / G]
-MOST_SLICES = 4  # of a sum, for at most FEW tokens; with more of them tiles are many, and a part costs memory
-FEW = 128
+SLICES = 4  # of a sum
+FEW = 128  # tokens; more take int4_prefill.py
 A_MULTIPROCESSOR = 2  # programs: one needs half of its registers, and 41 of its 227 KB
 
 
@@ -191,10 +193,13 @@ def _moe_mlp_int4(
     if tokens == 0:
         return y_ND
     order_N, score_N, group_ends_E = route(router_logits_NE)
+    if tokens > FEW:
+        pairs = ((gate_up_q, gate_up_scale), (down_q, down_scale), (gate_q, gate_scale), (up_q, up_scale))
+        pairs = (*pairs, (shared_down_q, shared_down_scale))
+        return int4_prefill.moe_mlp(x_ND, (order_N, score_N, group_ends_E), pairs)
     tile = chosen("int4", x_ND.device)
     h_NF, shared_h_NF = x_ND.new_empty(tokens, hidden), x_ND.new_empty(tokens, shared_hidden)
-    slices = slices_of(tokens)
-    parts = x_ND.new_empty(2 * slices, tokens, width, dtype=torch.float32)
+    parts = x_ND.new_empty(2 * SLICES, tokens, width, dtype=torch.float32)
     sizes = {"TOKENS": width_of(tokens), "COLUMNS": tile.columns, "SLOTS": slots(experts)}
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
     _gate_up[(A_MULTIPROCESSOR * programs(x_ND.device),)](
@@ -206,9 +211,9 @@ def _moe_mlp_int4(
         h_NF, shared_h_NF, down_q, down_scale, shared_down_q, shared_down_scale, parts,
         order_N, group_ends_E, experts, tokens, hidden, shared_hidden, width,
         GROUP=_group_of(down_q, down_scale), SHARED_GROUP=_group_of(shared_down_q, shared_down_scale),
-        SLICES=slices, **sizes, **options,
+        SLICES=SLICES, **sizes, **options,
     )  # fmt: skip
-    _add_parts[(triton.cdiv(y_ND.numel(), 1024),)](parts, y_ND, y_ND.numel(), PARTS=2 * slices, BLOCK=1024)
+    _add_parts[(triton.cdiv(y_ND.numel(), 1024),)](parts, y_ND, y_ND.numel(), PARTS=2 * SLICES, BLOCK=1024)
     return y_ND
 
 
@@ -254,26 +259,22 @@ def _linear_int4(x_ND: Tensor, q_FD: Tensor, scale_FD: Tensor) -> Tensor:
     y_NF = x_ND.new_empty(tokens, columns)
     if tokens == 0:
         return y_NF
+    if tokens > FEW:
+        return int4_prefill.linear(x_ND, (q_FD, scale_FD))
     tile = chosen("int4", x_ND.device)
-    slices = slices_of(tokens)
-    parts = x_ND.new_empty(slices, tokens, columns, dtype=torch.float32)
+    parts = x_ND.new_empty(SLICES, tokens, columns, dtype=torch.float32)
     _linear[(A_MULTIPROCESSOR * programs(x_ND.device),)](
         x_ND, q_FD, scale_FD, parts, tokens, width, columns,
-        TOKENS=width_of(tokens), COLUMNS=tile.columns, GROUP=_group_of(q_FD, scale_FD), SLICES=slices,
+        TOKENS=width_of(tokens), COLUMNS=tile.columns, GROUP=_group_of(q_FD, scale_FD), SLICES=SLICES,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
-    _add_parts[(triton.cdiv(y_NF.numel(), 1024),)](parts, y_NF, y_NF.numel(), PARTS=slices, BLOCK=1024)
+    _add_parts[(triton.cdiv(y_NF.numel(), 1024),)](parts, y_NF, y_NF.numel(), PARTS=SLICES, BLOCK=1024)
     return y_NF
 
 
 @_linear_int4.register_fake
 def _(x_ND: Tensor, q_FD: Tensor, scale_FD: Tensor) -> Tensor:
     return x_ND.new_empty(len(x_ND), len(q_FD))
-
-
-def slices_of(tokens: int) -> int:
-    """Into how many a sum is cut."""
-    return MOST_SLICES if tokens <= FEW else 1
 
 
 def width_of(tokens: int) -> int:

@@ -9,6 +9,8 @@ that is about anything else makes both take the same way:
     with forced(routers(ours), taken):         ours(...)
 
 The score stays the model's own: sigmoid of its own logit of the expert that it is told to take.
+
+`closed` asks what an expert is worth: without it, its tokens go to the expert that they score second.
 """
 
 from __future__ import annotations
@@ -56,6 +58,26 @@ def forced(routers: dict[int, nn.Module], routing: Routing) -> Iterator[None]:
 
     with _hooked({number: router for number, router in routers.items() if number in routing}, hook):
         yield
+
+
+@contextmanager
+def closed(routers: dict[int, nn.Module], experts: dict[int, int]) -> Iterator[None]:
+    """Close one expert in each layer that `experts` names, `{layer: expert}`: its tokens go to their second choice.
+
+    All other tokens keep their expert and their score. A layer needs two experts or more.
+    """
+
+    def hook(number: int) -> Callable[..., Any]:
+        return lambda module, args, out: _choose(out, _best_but(_logits(out), experts[number]))
+
+    with _hooked({number: routers[number] for number in experts}, hook):
+        yield
+
+
+def _best_but(logits_NE: Tensor, closed: int) -> Tensor:
+    """`[N, 1]`: the expert of the highest logit, one left out."""
+    gone = torch.tensor([closed], device=logits_NE.device)
+    return logits_NE.index_fill(1, gone, -torch.inf).argmax(dim=-1, keepdim=True)
 
 
 def _choose(out: Tensor | tuple[Tensor, Tensor], chosen_N1: Tensor) -> Any:

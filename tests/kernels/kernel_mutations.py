@@ -48,6 +48,7 @@ GROWN = (CHUNKED, "test_scores_that_grow_block_by_block")
 SPLIT = (SLOTS, "test_decode_is_the_reference and unequal and 2")
 TURNED = (TURN, "test_rotation_and_norm_are_the_references and one and fp32")
 SEEN = "scores = tl.where(keys[None, :] <= positions[:, None]"
+MANY_BYTES = (INT4, "test_many_tokens_on_few_experts and empty")
 INSIDE = "inside = (rows[:, None] < end)"
 ORDER = "tl.load(order_ptr + rows, mask=rows < end, other=0)"
 SCORED = "gate, up = a * score[:, None], b * score[:, None]"
@@ -133,6 +134,36 @@ MUTATIONS = tuple(
             BYTES,
         ),
         ("two experts swapped, int4", "int4.py", "expert * width + rows", "(expert ^ 1) * width + rows", BYTES),
+        (
+            "the halves of a byte swapped, many tokens",
+            "int4_prefill.py",
+            "q & 15, KIND) * scale).to(KIND), low_x",
+            "q & 15, KIND) * scale).to(KIND), high_x",
+            MANY_BYTES,
+        ),
+        (
+            "the scale skipped, many tokens",
+            "int4_prefill.py",
+            "(_numbers(q >> 4, KIND) * scale)",
+            "_numbers(q >> 4, KIND)",
+            MANY_BYTES,
+        ),
+        ("up from the gate's rows, many tokens", "int4_prefill.py", "first += up_row", "first += 0", MANY_BYTES),
+        (
+            "two experts swapped, many tokens",
+            "int4_prefill.py",
+            "expert.to(tl.int64) * width",
+            "(expert ^ 1).to(tl.int64) * width",
+            MANY_BYTES,
+        ),
+        ("routed rows stored, not added, many tokens", "int4_prefill.py", "(y + sums.T)", "sums.T", MANY_BYTES),
+        (
+            "stored past an expert's end, many tokens",
+            "int4_prefill.py",
+            "inside = (rows[:, None] < end)",
+            "inside = (rows[:, None] < end + 1)",
+            MANY_BYTES,
+        ),
         ("up from the gate's rows", "int4.py", "up_rows = gate_rows + hidden", "up_rows = gate_rows", BYTES),
         ("a query sees the next key", "attention_chunked.py", SEEN, SEEN.replace("<=", "<= 1 +"), CHUNKS),
         (

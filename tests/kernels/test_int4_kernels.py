@@ -22,7 +22,10 @@ def pair(packed: Int4) -> tuple[torch.Tensor, torch.Tensor]:
 def experts(seed: int = 0) -> list[Int4]:
     """gate_up, down, shared gate, up, down, as the model holds them in int4."""
     shapes = [(4, 2 * HIDDEN, WIDTH), (4, WIDTH, HIDDEN), (SHARED, WIDTH), (SHARED, WIDTH), (WIDTH, SHARED)]
-    return [pack(random(*shape, dtype=NARROW, seed=seed + n, scale=0.12)) for n, shape in enumerate(shapes)]
+    sizes = zip(shapes, (64, 32, 64, 64, 128), strict=True)
+    return [
+        pack(random(*shape, dtype=NARROW, seed=seed + n, scale=0.12), group) for n, (shape, group) in enumerate(sizes)
+    ]
 
 
 def run(x_ND: torch.Tensor, logits_NE: torch.Tensor, weights: list[Int4]) -> torch.Tensor:
@@ -44,7 +47,6 @@ def given(route: list[int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_layer_is_that_of_the_weights_it_stands_for(route: list[int]) -> None:
     x_ND, logits_NE = given(route)
     weights = experts()
-    assert [weight.group for weight in weights] == [64, 32, 64, 64, 128]
     assert_near(run(x_ND, logits_NE, weights), exactly(x_ND, logits_NE, weights), "y")
 
 
@@ -57,9 +59,9 @@ def test_every_width_of_a_tile(count: int) -> None:
 
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize(("width", "columns"), [(32, 8), (64, 65), (96, 64), (640, 3), (128, 200)])
-@pytest.mark.parametrize("rows", [1, 16, 33])
+@pytest.mark.parametrize("rows", [1, 16, 33, 129, 161])
 def test_a_linear_layer(width: int, columns: int, rows: int) -> None:
-    """One group in all and slices without any; a row beyond a tile; more groups than slices."""
+    """One group in all and slices without any; a row beyond a tile; more groups than slices; for few tokens and for many."""
     weight = pack(random(columns, width, dtype=NARROW, seed=1, scale=0.2))
     x_ND = random(rows, width, dtype=NARROW, seed=2)
     exact = x_ND.double() @ dequantise(Int4(weight.q, weight.scale.double())).mT
@@ -69,12 +71,24 @@ def test_a_linear_layer(width: int, columns: int, rows: int) -> None:
     assert torch.equal(linear_int4(x_ND[None], pair(weight)), found[None])
 
 
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize(
+    "route", [[3] * 131, [0] * 65 + [2] * 70 + [3]], ids=["one expert", "an empty one, and one alone"]
+)
+def test_many_tokens_on_few_experts(route: list[int]) -> None:
+    """Tiles of 32 tokens here: whole ones, ones that end in the next expert's rows, one of one row."""
+    x_ND, logits_NE = given(route)
+    assert_near(run(x_ND, logits_NE, experts()), exactly(x_ND, logits_NE, experts()), "y")
+
+
 def test_every_integer_in_every_place() -> None:
     """x picks one weight a time: 16 values in both halves of a byte come out exactly, with a scale of a power of two."""
     q = torch.arange(256, dtype=torch.uint8, device=DEVICE).reshape(16, 16)  # 16 outputs of one group of 32
     scale = torch.full((16, 1), 0.25, dtype=NARROW, device=DEVICE)
     x_ND = torch.eye(32, dtype=NARROW, device=DEVICE)
-    assert torch.equal(linear_int4(x_ND, (q, scale)), dequantise(Int4(q, scale)).mT)
+    weight = dequantise(Int4(q, scale)).mT
+    assert torch.equal(linear_int4(x_ND, (q, scale)), weight)
+    assert torch.equal(linear_int4(x_ND.repeat(5, 1), (q, scale)), weight.repeat(5, 1))
 
 
 def test_nan_of_an_expert_that_nobody_uses_stays_away() -> None:
