@@ -225,7 +225,8 @@ both = Image.blend(dog.convert("RGB"), cat.convert("RGB"), 0.5)
 doubt = llm.encode("What is this?", images=[both])
 logits_V = prefill(llm.model, llm.model.new_cache(1, len(doubt.ids)), [doubt])[0]
 top = logits_V.topk(6).indices.tolist()
-names = [repr(llm.tokenizer.decode([token])) for token in top]
+texts = [llm.tokenizer.decode([token]) for token in top]
+names = [repr(text) if text.isascii() else f"id {token}" for text, token in zip(texts, top, strict=True)]
 
 whole, panels = figure(9, 2, 1, 4)
 picture(panels[0], both, "what is shown")
@@ -272,6 +273,38 @@ for axes, (name, sampling) in zip(panels, filters.items(), strict=True):
 show(whole, "Four bars of 0.5, 0.3, 0.15, 0.05; and what is left of them, made to sum to 1 again, after each filter.")
 assert kept == [4, 3, 2, 3]
 assert torch.allclose(probabilities(worked_V, filters["top_p=0.7"])[:2], torch.tensor([0.625, 0.375]).double())
+
+# %% [markdown]
+# The filters act after the temperature, so what they keep depends on it. Back to the picture of both: how many of the
+# vocabulary's tokens are left? Top-k keeps its number, however sure the model is. Top-p lets in hundreds as the distribution
+# flattens. Min-p asks the likeliest token how much to let in. (In Jupyter, move the slider.)
+
+# %%
+from figures import interactive, slider
+
+temperatures = [round(0.25 * step, 2) for step in range(1, 13)]
+settings = {"top_k=5": {"top_k": 5}, "top_p=0.9": {"top_p": 0.9}, "min_p=0.1": {"min_p": 0.1}}
+counts, frames = {name: [] for name in settings}, []
+for temperature in temperatures:
+    rows = {}
+    for name, setting in settings.items():
+        left_V = probabilities(logits_V, Sampling(temperature, **setting))
+        chances, order = left_V.topk(8)
+        words = [visible(llm.tokenizer.decode([token])) for token in order.tolist()]
+        boxes = [
+            (f"{word} {chance:.0%}", "kept" if chance else "cut") for word, chance in zip(words, chances, strict=True)
+        ]
+        rows[f"temperature {temperature:g}, {name}"] = boxes
+        counts[name].append(int((left_V > 0).sum()))
+    frames.append(rows)
+whole, axes = figure(6, 2.4)
+lines(axes, {name: (temperatures, count) for name, count in counts.items()}, "tokens left", "temperature", marker="o")
+axes.set_yscale("symlog", linthresh=10)
+axes.set_ylim(0, 6000)
+axes.set_yticks([1, 5, 10, 100, 1000], ["1", "5", "10", "100", "1,000"])
+markup = slider(frames, "temperature, in steps of 0.25", {"kept": "#8cbcdb", "cut": "#eeeeee"})
+interactive(markup, whole, "Tokens left over temperature: top-k level at 5, top-p and min-p rising, top-p steeply.")
+assert set(counts["top_k=5"]) == {5} and all(counts[name] == sorted(counts[name]) for name in settings)
 
 # %% [markdown]
 # Drawing takes a generator; the same seed draws the same answer. Over many draws the shares are the probabilities.

@@ -194,7 +194,7 @@ assert asked == [expert for expert, _, _ in tiles]
 # still being stored.
 #
 # **It takes tiles in bands.** The picture shows both, for four programs and bands of two row tiles. White parts of a tile
-# are computed and not stored: they are rows of the next group, multiplied by the wrong weight.
+# are computed and not stored: they are rows of the next group, multiplied by the wrong weight, or zeros behind the last row.
 
 # %%
 place = {tile: number for number, tile in enumerate(grid.order())}

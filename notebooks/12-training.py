@@ -168,8 +168,8 @@ show(whole, "Three trapezoids: each stage's learning rate rises quickly, stays, 
 # ## Live: a toy that sees
 #
 # Now for real: the recipe's own stages and its own loop on a model with every part of the shipped one, but thinner, with
-# tiles of 32 pixels. All weights are drawn at random. Stage one puts a linear layer behind the encoder, one output an emoji,
-# and throws it away afterwards.
+# tiles of 32 pixels. All weights are drawn at random. Stage one puts a batch norm and a linear layer behind the encoder, one
+# output an emoji, and throws them away afterwards.
 
 # %%
 from llama4.train.render import Renderer, Studio
@@ -260,8 +260,9 @@ assert sum(right) > 14
 # ## Two copies of each weight
 #
 # The model computes in bf16, which keeps 8 bits of a number: next to 1.0 the next larger one is 1.0078. A step smaller than
-# half of that is lost, and most steps are smaller. So `Masters` keeps a second copy of every weight in fp32, where small
-# steps add up; after each step the bf16 weights are those, rounded. What is shipped is what was trained with.
+# half of that is lost, and as the learning rate falls ever more of them are. So `Masters` keeps a second copy of every weight
+# in fp32, where small steps add up; after each step the bf16 weights are those, rounded. What is shipped is what was trained
+# with.
 
 # %%
 lone, master = torch.tensor(1.0, dtype=torch.bfloat16), torch.tensor(1.0)
@@ -399,10 +400,9 @@ def gradients(measured) -> tuple[float, dict[str, torch.Tensor]]:
 loss_tree, of_tree = gradients(names.measure(fresh, tree))
 loss_rows, of_rows = gradients(objective.measure(fresh, *names.separate(tree, tokenizer.pad_id)))
 assert of_tree.keys() == of_rows.keys() and len(of_rows) > 30
-largest = max(gradient.abs().max() for gradient in of_rows.values())
-apart = max((of_tree[name] - of_rows[name]).abs().max() for name in of_rows)
-print(f"loss {loss_tree:.5f} and {loss_rows:.5f}; gradients differ by {apart / largest:.1e} of the largest")
-assert math.isclose(loss_tree, loss_rows, rel_tol=1e-5) and apart < 1e-4 * largest
+apart = max(((of_tree[n] - of_rows[n]).abs().max() / of_rows[n].abs().max()).item() for n in of_rows)
+print(f"loss {loss_tree:.5f} and {loss_rows:.5f}; gradients differ by {apart:.1e} of a weight's largest")
+assert math.isclose(loss_tree, loss_rows, rel_tol=1e-5) and apart < 5e-5
 
 # %% [markdown]
 # Equal, up to the order in which float32 sums. The saving, with the recipe's own numbers: so many pictures a tree, so many
@@ -441,7 +441,7 @@ for branches in scene.branches:
 
 _, of_tree = gradients(names.measure(fresh, scene))
 _, of_rows = gradients(objective.measure(fresh, *names.separate(scene, tokenizer.pad_id)))
-assert max((of_tree[n] - of_rows[n]).abs().max() / largest for n in of_rows) < 1e-4
+assert all((of_tree[n] - of_rows[n]).abs().max() < 5e-5 * of_rows[n].abs().max() for n in of_rows)
 
 # %% [markdown]
 # ## Keeping the experts busy
@@ -592,18 +592,18 @@ assert english["row"] == "English" and min(row["share"] for row in by["languages
 # </details>
 
 # %% [markdown]
-# **3.** A scene of nine pictures' tiles has a trunk of 170 tokens and branches of 25. With eight questions, how many tokens
-# does a tree save?
+# **3.** A picture cut into nine tiles has a trunk of 179 tokens, and branches of about 25. With eight questions, how many
+# tokens does a tree save?
 #
 # <details><summary>Answer</summary>
 #
-# Eight conversations have 8 · 195 = 1560 tokens, the tree 170 + 8 · 25 = 370: it runs less than a quarter.
+# Eight conversations have 8 · 204 = 1632 tokens, the tree 179 + 8 · 25 = 379: it runs less than a quarter.
 #
 # </details>
 
 # %%
 falls = recipe.Plan(steps=10_000, rows=1, muon_lr=1.0, adam_lr=1.0, decay=0.6)
-assert falls.rate(4000) == 1 > falls.rate(4001)
+assert falls.rate(4000) == 1 > falls.rate(4001) and len(writer.opening([(3, 3)])) == 179
 assert objective.balance_of([50 * torch.eye(8)[[2, 6] * 4]], every) == (4.0, [4.0])
 
 # %% [markdown]
