@@ -1,4 +1,4 @@
-"""Stage three: names in sixteen languages, many questions about one picture at once.
+"""Trees: names in sixteen languages, many questions about one picture at once.
 
     trunk      <|begin_of_text|> user: [picture]                      P rows, run once
     branches   What is this?<|eot|> assistant: dog<|eot|>             P · Q rows, each goes on from its picture
@@ -15,8 +15,7 @@ gradient of P · Q separate conversations.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -29,9 +28,11 @@ from llama4.cache import Step
 from llama4.model import Llama4
 from llama4.train.data import Drawn, Part, cut, pad
 from llama4.train.decoding import Decoding
+from llama4.train.emoji.dataset import LANGUAGES
 from llama4.train.objective import Measured, balance_of, listening
+from llama4.train.render import Tiles
 from llama4.train.rows import Row
-from llama4.train.tasks import same_picture
+from llama4.train.tasks import Conversation, same_picture
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class Branches:
 
 @dataclass(frozen=True)
 class Tree:
-    """P pictures and what is asked about them.
+    """P trunks (a picture each, or several) and what is asked about them.
 
-    tiles: float32 `[P, 3, side, side]`. trunk_PS: int64, the same ids in every row.
+    tiles: float32 `[R, 3, side, side]`, trunk after trunk. trunk_PS: int64, the same ids in every row.
     """
 
     tiles: Tensor
@@ -65,38 +66,36 @@ class Tree:
         return sum(int(branches.part.answer_BS[:, 1:].sum()) for branches in self.branches)
 
 
-class Names(Decoding):
-    """The stage, as `loop.train` runs it."""
+def draw(stage: Decoding, number: tuple[int, int], pictures: int, always: Sequence[str] = ()) -> Tree:
+    """Tree `number` (stream and step): so many different emoji, each asked about in the recipe's `questions` languages.
 
-    name = "names"
-    stream = 3
-    depends = ("balance_weight", "questions")
-
-    def gradients(self, step: int) -> Mapping[str, float]:
-        """One tree; each answer token weighs the same."""
-        tree = draw(self, (self.stream, step), self.plan.rows)
-        sums = Counter(self.learn(measure(self.model, tree), tree.answer_tokens, 1))
-        self.masters.collect()
-        return sums
-
-
-def draw(stage: Decoding, number: tuple[int, int], pictures: int) -> Tree:
-    """Tree `number` (stream and step): so many different emoji, each asked about in the recipe's `questions` languages."""
+    `always`: languages that are among them.
+    """
     rng = np.random.default_rng((stage.recipe.seed, *number))
-    emoji, words, writer = stage.renderer.studio.dataset.emoji, Random(int(rng.integers(1 << 62))), stage.writer
+    emoji, words = stage.renderer.studio.dataset.emoji, Random(int(rng.integers(1 << 62)))
     drawn = rng.choice(len(emoji), min(pictures, len(emoji)), replace=False)
-    asked = [same_picture(words, emoji, int(position), stage.recipe.questions) for position in drawn]
+    asked = [same_picture(words, emoji, int(one), languages(words, stage.recipe.questions, always)) for one in drawn]
     shown = stage.renderer.tiles([conversations[0].turns[0].pictures[0] for conversations in asked], rng)
-    grid = shown[0][1]
-    opening = writer.opening(grid)
+    return grow(stage, asked, [[tiles] for tiles in shown])
+
+
+def languages(rng: Random, count: int, always: Sequence[str]) -> list[str]:
+    """So many different languages, `always` among them."""
+    return [*always, *rng.sample([code for code in LANGUAGES if code not in always], count - len(always))]
+
+
+def grow(stage: Decoding, asked: Sequence[Sequence[Conversation]], shown: Sequence[Sequence[Tiles]]) -> Tree:
+    """A trunk for each of `shown` (the tiles of its pictures, cut alike for all trunks) and its conversations as branches."""
+    grids = [grid for _, grid in shown[0]]
+    opening = stage.writer.opening(grids)
     rows = [
-        (number, writer.row(conversation, [grid]))
+        (number, stage.writer.row(conversation, grids))
         for number, conversations in enumerate(asked)
         for conversation in conversations
     ]
     trunk_PS = torch.tensor(opening).expand(len(asked), -1)
     branches = branch_off(rows, len(opening), stage.plan.tokens, stage.pad_id)
-    return Tree(torch.cat([tile for tile, _ in shown]), trunk_PS, branches)
+    return Tree(torch.cat([tiles for pictures in shown for tiles, _ in pictures]), trunk_PS, branches)
 
 
 def branch_off(rows: Sequence[tuple[int, Row]], opening: int, tokens: int, pad_id: int) -> list[Branches]:

@@ -6,8 +6,7 @@
     tokenizer      byte pairs of the names, keywords and questions            RUN/tokenizer.model
     stage one      the vision encoder learns which emoji a tile shows         RUN/see.pt
     stage two      the decoder learns its first words: English names          RUN/words.pt
-    stage three    the decoder learns names in sixteen languages              RUN/names.pt
-    stage four     the decoder learns all tasks                               RUN/speak.pt
+    stage three    the decoder learns all tasks in sixteen languages          RUN/speak.pt
     export         Hugging Face's layout, bf16                                RUN/model
 
 Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later
@@ -31,7 +30,6 @@ from llama4.train import tokenizer as tokenizer_training
 from llama4.train.emoji.dataset import DEFAULT_FOLDER, TRAIN_ARTISTS, VALIDATION_ARTIST, open_dataset
 from llama4.train.loop import train
 from llama4.train.memory import keep_freed_memory
-from llama4.train.names import Names
 from llama4.train.recipe import Recipe, small_config
 from llama4.train.render import Renderer, Studio
 from llama4.train.see import See, WhichEmoji
@@ -56,11 +54,7 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Path | None:
     renderer = Renderer(studio)
     if not train(See(model, which, dataset, renderer, recipe), folder):
         return None
-    for stage in (
-        Words,
-        Names,
-        Speak,
-    ):  # made one after the other: a stage begins with the weights that the one before left
+    for stage in (Words, Speak):  # made one after the other: a stage begins with the weights that the one before left
         if not train(stage(model, tokenizer, renderer, recipe), folder):
             return None
     return export(model, tokenizer, folder / "model")

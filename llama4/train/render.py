@@ -81,6 +81,14 @@ class Renderer:
                 tiles.append(cut(_image(strip), self.studio.vision))
         return tiles
 
+    def large(self, emoji: Sequence[int], across: int, rng: np.random.Generator) -> list[Tiles]:
+        """Tiles and grid of a picture of each emoji, all of a size that the tiler cuts into `across` x `across` tiles."""
+        generator = Generator().manual_seed(int(rng.integers(1 << 62)))
+        side = self.studio.vision.tile_side
+        big = self._views([Picture((one,)) for one in emoji], 2 * side, self.studio.how, rng, generator)
+        sizes = [int(rng.integers((across - 1) * side + 1, across * side + 1)) for _ in emoji]
+        return [cut(_resized(next(big), size), self.studio.vision) for size in sizes]
+
     def _views(
         self, pictures: Sequence[Picture], side: int, how: Augmentation, rng: np.random.Generator, generator: Generator
     ) -> Iterator[Tensor]:

@@ -39,9 +39,9 @@ class Writer:
         start, end = tokenizer.special_id("<|header_start|>"), tokenizer.special_id("<|header_end|>")
         self.headers = {role: [start, *self.text(role), end, *self.text("\n\n")] for role in ("user", "assistant")}
 
-    def opening(self, grid: Grid) -> list[int]:
-        """The ids with which a conversation begins whose first question is about a picture: up to the picture's last one."""
-        return [*self.begin, *self.headers["user"], *self.picture(grid)]
+    def opening(self, grids: Sequence[Grid]) -> list[int]:
+        """The ids with which a conversation begins whose first question is about pictures: up to the last picture's last one."""
+        return [*self.begin, *self.headers["user"], *(token for grid in grids for token in self.picture(grid))]
 
     def row(self, conversation: Conversation, grids: Sequence[Grid]) -> Row:
         """`grids` holds the tiling of each picture of the conversation, in order."""

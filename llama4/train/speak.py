@@ -1,21 +1,20 @@
-"""Stages two and four: conversations. In the second the decoder learns its first words, in the fourth all tasks.
+"""Stages two and three: in the second the decoder learns its first words, in the third all tasks.
 
-    stage two      a conversation: one picture, one question in English
-    stage four     conversations of all tasks, more of them with large pictures, and a smaller tree of names (names.py)
+    stage two      conversations: one picture, one question in English
+    stage three    a tree of names (names.py), a tree of a scene (scenes.py), and a few conversations of all tasks
 
-The tree goes on in stage four because names are most of what the model has to know, and are forgotten while it learns to count
-from left to right.
+A tree is one picture, or some, that many questions go on from. Names are most of what the model has to know, and what it knows
+of them goes when it is not asked for; so every step has both trees, from first to last.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
-from llama4.train import names
+from llama4.train import names, scenes
 from llama4.train.data import Batch, Batches
 from llama4.train.decoding import Decoding
 from llama4.train.objective import measure
@@ -23,7 +22,7 @@ from llama4.train.recipe import Recipe
 from llama4.train.render import Renderer
 from llama4.train.tasks import Mixture
 
-TREES = 5  # the stream of stage four's trees; its conversations have stream 4
+NAMES, SCENES = 4, 5  # the streams of stage three's trees; its conversations have stream 3
 
 
 class Words(Decoding):
@@ -46,25 +45,36 @@ class Words(Decoding):
 
 
 class Speak(Decoding):
-    """Stage four, as `loop.train` runs it."""
+    """Stage three, as `loop.train` runs it."""
 
     name = "speak"
-    stream = 4
-    depends = ("balance_weight", "many_tiles_at_last", "mixture", "pictures_at_last", "questions")
+    stream = 3
+    depends = (
+        *("balance_weight", "many_tiles", "mixture", "questions"),
+        *("pictures", "scenes", "trunks", "scene_english"),
+    )
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
         super().__init__(model, tokenizer, renderer, recipe)
-        large = Renderer(replace(renderer.studio, many_tiles=recipe.many_tiles_at_last))
-        self.batches = conversations(self, recipe.mixture, large)
+        self.batches = conversations(self, recipe.mixture, renderer)
 
     def gradients(self, step: int) -> Mapping[str, float]:
-        """The batch's parts, then the tree; each answer token of both weighs the same."""
-        batch, tree = self.batches.batch(step), names.draw(self, (TREES, step), self.recipe.pictures_at_last)
-        tokens, parts = batch.answer_tokens + tree.answer_tokens, len(batch.parts) + 1
+        """The batch's parts, then the trees; each answer token weighs the same."""
+        batch, trees = self.batches.batch(step), self.trees(step)
+        tokens = batch.answer_tokens + sum(tree.answer_tokens for tree in trees)
+        parts = len(batch.parts) + len(trees)
         sums = learn(self, batch, tokens, parts)
-        sums.update(self.learn(names.measure(self.model, tree), tokens, parts))
+        for tree in trees:
+            sums.update(self.learn(names.measure(self.model, tree), tokens, parts))
         self.masters.collect()
         return sums
+
+    def trees(self, step: int) -> list[names.Tree]:
+        """One of names and one of a scene."""
+        return [
+            names.draw(self, (NAMES, step), self.recipe.pictures, always=("en",)),
+            scenes.draw(self, (SCENES, step), self.recipe.trunks),
+        ]
 
 
 def conversations(stage: Decoding, mixture: Mixture, renderer: Renderer) -> Batches:

@@ -159,12 +159,12 @@ def name_one(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixtur
     return Conversation("name_one", language, tuple(turns))
 
 
-def same_picture(rng: Random, emoji: Sequence[Emoji], position: int, count: int) -> list[Conversation]:
-    """`count` conversations about one tile of one emoji, each in another language, each beginning with the picture."""
+def same_picture(rng: Random, emoji: Sequence[Emoji], position: int, languages: Sequence[str]) -> list[Conversation]:
+    """One tile of one emoji, named in each of some languages: conversations that all begin with the picture."""
     picture, names = Picture((position,), frame=True), emoji[position].names
     return [
         Conversation("name_one", code, (Turn(_ask_name(rng, code, later=False), names[code], (picture,)),))
-        for code in rng.sample(tuple(LANGUAGES), count)
+        for code in languages
     ]
 
 
@@ -184,11 +184,7 @@ def left_right(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixt
     pictures = (Picture(two, "row"),) if rng.random() < 0.5 else _apart(two)
     turns = []
     for kind in rng.sample(("left", "right", "side"), rng.randint(1, 3)):
-        side = rng.randrange(2) if kind == "side" else ("left", "right").index(kind)
-        name = emoji[two[side]].names[language]
-        word = PROMPTS[language].right if side else PROMPTS[language].left
-        question = ask(rng, language, kind, name=name) if kind == "side" else ask(rng, language, kind)
-        turns.append(Turn(question, word if kind == "side" else name))
+        turns.append(ask_side(rng, emoji, language, two) if kind == "side" else ask_at(rng, emoji, language, two, kind))
     return _about("left_right", language, pictures, turns)
 
 
@@ -197,10 +193,9 @@ def same_different(rng: Random, emoji: Sequence[Emoji], language: str, mixture: 
     first = rng.randrange(len(emoji))
     same = rng.random() < 0.5
     two = (first, first if same else _another(rng, emoji, first))
-    words = PROMPTS[language]
-    turns = [Turn(ask(rng, language, "same"), words.same if same else words.different)]
+    turns = [ask_same(rng, language, two)]
     if rng.random() < 0.3:
-        turns.append(_nth(rng, emoji, language, two))
+        turns.append(ask_nth(rng, emoji, language, two))
     return _about("same_different", language, _apart(two), turns)
 
 
@@ -209,12 +204,7 @@ def nth(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) ->
     shown = tuple(rng.sample(range(len(emoji)), rng.randint(2, MOST_PICTURES)))
     turns = []
     for _ in range(rng.randint(1, 2)):
-        if rng.random() < 0.5:
-            turns.append(_nth(rng, emoji, language, shown))
-        else:
-            number = rng.randrange(len(shown))
-            question = ask(rng, language, "which", name=emoji[shown[number]].names[language])
-            turns.append(Turn(question, PROMPTS[language].positions[number]))
+        turns.append((ask_nth if rng.random() < 0.5 else ask_which)(rng, emoji, language, shown))
     return _about("nth", language, _apart(shown), tuple(dict.fromkeys(turns)))
 
 
@@ -284,6 +274,42 @@ def no_picture(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixt
     return Conversation("no_picture", language, tuple(turns))
 
 
+def ask_at(rng: Random, emoji: Sequence[Emoji], language: str, two: Sequence[int], kind: str) -> Turn:
+    """What is on the "left" or on the "right"?"""
+    return Turn(ask(rng, language, kind), emoji[two[("left", "right").index(kind)]].names[language])
+
+
+def ask_side(rng: Random, emoji: Sequence[Emoji], language: str, two: Sequence[int]) -> Turn:
+    """On which side is one of the two?"""
+    side, words = rng.randrange(2), PROMPTS[language]
+    return Turn(ask(rng, language, "side", name=emoji[two[side]].names[language]), (words.left, words.right)[side])
+
+
+def ask_same(rng: Random, language: str, two: Sequence[int]) -> Turn:
+    """Are the two the same?"""
+    words = PROMPTS[language]
+    return Turn(ask(rng, language, "same"), words.same if two[0] == two[1] else words.different)
+
+
+def ask_nth(rng: Random, emoji: Sequence[Emoji], language: str, shown: Sequence[int]) -> Turn:
+    """What is the second picture?"""
+    number = rng.randrange(len(shown))
+    question = ask(rng, language, "nth", ordinal=PROMPTS[language].ordinals[number])
+    return Turn(question, emoji[shown[number]].names[language])
+
+
+def ask_which(rng: Random, emoji: Sequence[Emoji], language: str, shown: Sequence[int]) -> Turn:
+    """Which picture shows the dog?"""
+    number = rng.randrange(len(shown))
+    question = ask(rng, language, "which", name=emoji[shown[number]].names[language])
+    return Turn(question, PROMPTS[language].positions[number])
+
+
+def ask_list(rng: Random, emoji: Sequence[Emoji], language: str, shown: Sequence[int], kind: str) -> Turn:
+    """All that is shown, in order; `kind` is "row", "column" or "frames"."""
+    return Turn(ask(rng, language, kind), SEPARATOR.join(emoji[one].names[language] for one in shown))
+
+
 def first_keywords(one: Emoji, language: str) -> tuple[str, ...]:
     """Up to three keywords that differ from the name and from each other in more than capitals."""
     seen = {one.names[language].casefold()}
@@ -324,12 +350,6 @@ def _languages(asking: str, wanted: Sequence[str]) -> str:
     return SEPARATOR.join(PROMPTS[asking].languages[code] for code in wanted)
 
 
-def _nth(rng: Random, emoji: Sequence[Emoji], language: str, shown: Sequence[int]) -> Turn:
-    number = rng.randrange(len(shown))
-    question = ask(rng, language, "nth", ordinal=PROMPTS[language].ordinals[number])
-    return Turn(question, emoji[shown[number]].names[language])
-
-
 def _another(rng: Random, emoji: Sequence[Emoji], first: int) -> int:
     """Another emoji: half the time of the same subcategory, where there is one."""
     if rng.random() < 0.5:
@@ -350,10 +370,7 @@ def _listed(
     languages = [language]
     if rng.random() < 0.3:
         languages.append(draw_language(rng, mixture.english))
-    return [
-        Turn(ask(rng, code, kind), SEPARATOR.join(emoji[one].names[code] for one in shown))
-        for code in dict.fromkeys(languages)
-    ]
+    return [ask_list(rng, emoji, code, shown, kind) for code in dict.fromkeys(languages)]
 
 
 def _apart(shown: Sequence[int]) -> tuple[Picture, ...]:

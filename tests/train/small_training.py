@@ -20,9 +20,8 @@ from llama4.tokenizer import Tokenizer
 from llama4.train.bpe import count_pieces, train
 from llama4.train.data import Batches
 from llama4.train.emoji.dataset import Artist, Dataset
-from llama4.train.names import Names
 from llama4.train.pictures import Augmentation
-from llama4.train.recipe import Plan, Recipe
+from llama4.train.recipe import Plan, Recipe, Scene
 from llama4.train.render import Renderer, Studio
 from llama4.train.rows import Writer
 from llama4.train.see import See, WhichEmoji
@@ -41,7 +40,10 @@ NONE = Augmentation(
 )
 SHORT = Plan(steps=6, rows=5, tokens=400, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=4, save_every=2)
 RECIPE = Recipe(
-    seed=7, see=SHORT, words=SHORT, names=SHORT, speak=SHORT, questions=3, pictures_at_last=2, many_tiles=0.2
+    seed=7,
+    **{"see": SHORT, "words": SHORT, "speak": SHORT},
+    **{"questions": 3, "pictures": 2, "many_tiles": 0.2, "trunks": 2},
+    scenes=(Scene("large", 2, 1), Scene("row", 2, 1), Scene("apart", 2, 1)),  # what fits its chunk
 )
 
 
@@ -129,7 +131,7 @@ def see_stage(recipe: Recipe = RECIPE, renderer: Renderer | None = None) -> See:
 
 
 def speak_stage(recipe: Recipe = RECIPE) -> Speak:
-    """Stage four, straight after stage one."""
+    """Stage three, straight after stage one."""
     after = see_stage(recipe)
     return Speak(after.model, small_tokenizer(), after.renderer, recipe)
 
@@ -138,12 +140,6 @@ def words_stage(recipe: Recipe = RECIPE, after: See | None = None) -> Words:
     """Stage two, after the given stage one."""
     after = after or see_stage(recipe)
     return Words(after.model, small_tokenizer(), after.renderer, recipe)
-
-
-def names_stage(recipe: Recipe = RECIPE) -> Names:
-    """Stage three, straight after stage one."""
-    after = see_stage(recipe)
-    return Names(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def write_folder(folder: Path, artists: tuple[str, ...]) -> Path:

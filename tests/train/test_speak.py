@@ -1,4 +1,4 @@
-"""Pins stages two and four: the loss falls until the small model names its pictures, what it learnt is what the package's own
+"""Pins stages two and three: the loss falls until the small model names its pictures, what it learnt is what the package's own
 generation says, and the log's means are over what they are said to be."""
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from llama4.train.emoji.dataset import LANGUAGES
 from llama4.train.loop import update
 from llama4.train.objective import measure
 from llama4.train.pictures import plain
-from llama4.train.recipe import Recipe
+from llama4.train.recipe import Recipe, Scene
 from llama4.train.render import Renderer
 from llama4.train.speak import Speak, Words
-from llama4.train.tasks import TASKS, Mixture, naming_question, only
+from llama4.train.tasks import TASKS, Mixture, naming_question
 from llama4.train.weights import optimisers
 
 
@@ -114,7 +114,7 @@ def assert_near(ours: dict[str, torch.Tensor], plain: dict[str, torch.Tensor]) -
 def test_the_gradient_is_that_of_the_whole_loss_in_one_go(
     balance_weight: float, kind: type[Words] | type[Speak]
 ) -> None:
-    """answers / tokens + b · balance, mean over layers and parts, in one plain backward call; in stage four with a tree."""
+    """answers / tokens + b · balance, mean over layers and parts, in one plain backward call; in stage three with its trees."""
     recipe = recipe_of(balance_weight=balance_weight)
     stage, plain = fp32_stage(recipe, kind), fp32_stage(recipe, kind)
     sums = stage.gradients(1)
@@ -123,10 +123,10 @@ def test_the_gradient_is_that_of_the_whole_loss_in_one_go(
     measured = [measure(plain.model, part, batch.tiles[part.tiles]) for part in batch.parts]
     tokens = batch.answer_tokens
     if kind is Speak:
-        tree = names.draw(plain, (5, 1), RECIPE.pictures_at_last)
-        measured.append(names.measure(plain.model, tree))
-        tokens += tree.answer_tokens
-        assert len(tree.tiles) == 2 and tree.answer_tokens > 6
+        trees = plain.trees(1)
+        measured += [names.measure(plain.model, tree) for tree in trees]
+        tokens += sum(tree.answer_tokens for tree in trees)
+        assert len(trees) == 2 and len(trees[0].tiles) == 2
     answers = sum(one.answers for one in measured) / tokens
     balance = sum(one.balance for one in measured) / 2 / len(measured)
     (answers + balance_weight * balance).backward()
@@ -152,16 +152,11 @@ def test_first_words_are_drawn_from_their_own_mixture_and_numbers() -> None:
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
-def test_large_pictures_have_a_share_of_their_own_at_last() -> None:
-    recipe = replace(
-        RECIPE, many_tiles=0.0, many_tiles_at_last=1.0, mixture=only("name_one"), first_words=only("name_one")
-    )
-    words, speak = words_stage(recipe), speak_stage(recipe)
-    for stage, large in ((words, False), (speak, True)):
-        batch = stage.batches.batch(0)
-        assert (len(batch.tiles) > 2 * stage.plan.rows) == large
-        assert len(stage.renderer.studio.artists) == len(stage.batches.renderer.studio.artists) == 2
-    assert len(names.draw(speak, (5, 0), 3).tiles) == 3
+def test_a_step_has_a_tree_of_names_and_one_of_a_scene() -> None:
+    recipe = replace(RECIPE, pictures=3, trunks=2, scenes=(Scene("large", 2, 1),))
+    single, large = speak_stage(recipe).trees(0)
+    assert len(single.tiles) == len(single.trunk_PS) == 3
+    assert len(large.tiles) == 2 * 5 and len(large.trunk_PS) == 2
 
 
 def test_a_batch_of_text_alone_runs() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_training import RECIPE, names_stage, see_stage, speak_stage, words_stage
+from small_training import RECIPE, see_stage, speak_stage, words_stage
 from toy_stage import PLAN, Toy
 
 from llama4.errors import InputError
@@ -75,12 +75,12 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
         *[("see", "augmentation", Augmentation(turn=3.0)), ("speak", "augmentation", Augmentation(turn=3.0))],
         *[
             ("speak", "mixture", Mixture(strip=9)),
-            ("names", "questions", 2),
-            ("names", "augmentation", Augmentation(turn=3.0)),
+            ("speak", "questions", 2),
+            ("speak", "scenes", ()),
         ],
         *[
-            ("speak", "many_tiles_at_last", 0.5),
-            ("speak", "pictures_at_last", 1),
+            ("speak", "trunks", 1),
+            ("speak", "pictures", 1),
             ("words", "many_tiles", 0.5),
             ("speak", "balance_weight", 0.5),
             ("speak", "all_artists", True),
@@ -90,7 +90,7 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
 )
 def test_a_state_of_another_recipe_is_refused(stage: str, field: str, value: object, tmp_path: Path) -> None:
     """Whatever a stage's weights depend on; what only other stages depend on may change."""
-    build = {"see": see_stage, "words": words_stage, "names": names_stage, "speak": speak_stage}[stage]
+    build = {"see": see_stage, "words": words_stage, "speak": speak_stage}[stage]
     train(build(), tmp_path, until=1)
     with pytest.raises(InputError, match=rf"{stage}\.pt belongs to a run with other numbers \({field}\)"):
         train(build(replace(RECIPE, **{field: value})), tmp_path, until=2)

@@ -1,0 +1,106 @@
+"""Trees of scenes: several pictures, strips, large pictures, and many questions about each.
+
+    trunk      <|begin_of_text|> user: [dog] [fox]                               two pictures
+    branches   Is the fox on the left or on the right? … right<|eot|>
+               Was ist das zweite Bild? … Fuchs<|eot|>
+               Are these two pictures the same? … different<|eot|>
+
+A picture of nine tiles costs 170 tokens and a question about it 25, so here sharing the picture saves most. All trunks of a
+tree are laid out alike, so that their ids are the same and no row is padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import numpy as np
+
+from llama4.train import names
+from llama4.train.decoding import Decoding
+from llama4.train.emoji.dataset import Emoji
+from llama4.train.recipe import Scene
+from llama4.train.tasks import (
+    Conversation,
+    Picture,
+    Turn,
+    ask_at,
+    ask_list,
+    ask_nth,
+    ask_same,
+    ask_side,
+    ask_which,
+    draw_language,
+    same_picture,
+)
+
+
+def draw(stage: Decoding, number: tuple[int, int], trunks: int) -> names.Tree:
+    """Tree `number` (stream and step): so many trunks of one scene, each asked the recipe's `questions`."""
+    rng = np.random.default_rng((stage.recipe.seed, *number))
+    weights = np.array([scene.weight for scene in stage.recipe.scenes])
+    scene = stage.recipe.scenes[int(rng.choice(len(weights), p=weights / weights.sum()))]
+    words, emoji, questions = (
+        Random(int(rng.integers(1 << 62))),
+        stage.renderer.studio.dataset.emoji,
+        stage.recipe.questions,
+    )
+    if scene.layout == "large":
+        drawn = [int(one) for one in rng.choice(len(emoji), min(trunks, len(emoji)), replace=False)]
+        asked = [same_picture(words, emoji, one, names.languages(words, questions, ("en",))) for one in drawn]
+        return names.grow(stage, asked, [[tiles] for tiles in stage.renderer.large(drawn, scene.count, rng)])
+    several = [shown(words, emoji, scene) for _ in range(trunks)]
+    asked = [about(words, emoji, one, scene, questions, stage.recipe.scene_english) for one in several]
+    pictures = [conversations[0].turns[0].pictures for conversations in asked]
+    tiles = iter(stage.renderer.tiles([picture for trunk in pictures for picture in trunk], rng))
+    return names.grow(stage, asked, [[next(tiles) for _ in trunk] for trunk in pictures])
+
+
+def shown(rng: Random, emoji: Sequence[Emoji], scene: Scene) -> list[int]:
+    """Different emoji; of two pictures, every fourth time the same twice."""
+    if scene.layout == "apart" and scene.count == 2 and rng.random() < 0.25:
+        return [rng.randrange(len(emoji))] * 2
+    return rng.sample(range(len(emoji)), scene.count)
+
+
+def about(
+    rng: Random, emoji: Sequence[Emoji], drawn: Sequence[int], scene: Scene, questions: int, english: float
+) -> list[Conversation]:
+    """So many questions about one scene, each in a language of its own choice and each behind the scene's pictures."""
+    if scene.layout == "apart":
+        pictures = tuple(Picture((one,), frame=True) for one in drawn)
+    else:
+        pictures = (Picture(tuple(drawn), scene.layout),)
+    asked = []
+    for _ in range(questions):
+        language = draw_language(rng, english)
+        turn = question(rng, emoji, language, drawn, scene.layout)
+        asked.append(Conversation(scene.layout, language, (Turn(turn.question, turn.answer, pictures),)))
+    return asked
+
+
+def question(rng: Random, emoji: Sequence[Emoji], language: str, drawn: Sequence[int], layout: str) -> Turn:
+    """One of the questions that the scene allows.
+
+    Two pictures are asked whether they are the same half the time where they are, a sixth of the time where they are not, which
+    is three scenes in four: as often.
+    """
+    two, apart = len(drawn) == 2, layout == "apart"
+    if two and drawn[0] == drawn[1]:
+        kinds = ("same", "same", "left", "right")
+    elif two and apart:
+        kinds = (*("left", "right", "side", "side") * 2, "same", "same", "nth", "which")
+    elif apart:
+        kinds = ("nth", "nth", "which", "frames")
+    elif two and layout == "row":
+        kinds = ("left", "right", "side", "side", "row", "row")
+    else:
+        kinds = (layout,)
+    kind = rng.choice(kinds)
+    if kind in ("left", "right"):
+        return ask_at(rng, emoji, language, drawn, kind)
+    if kind in ("row", "column", "frames"):
+        return ask_list(rng, emoji, language, drawn, kind)
+    if kind == "same":
+        return ask_same(rng, language, drawn)
+    return {"side": ask_side, "nth": ask_nth, "which": ask_which}[kind](rng, emoji, language, drawn)
