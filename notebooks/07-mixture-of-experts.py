@@ -17,7 +17,7 @@ import json
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from figures import BLUE, ORANGE, figure, matrix, picture, shapes, show, table, visible
+from figures import BLUE, ORANGE, figure, interactive, matrix, picture, routes, shapes, show, table, visible
 
 import llama4
 from llama4.demo.pictures import FOLDER, shown
@@ -359,7 +359,8 @@ show(whole, "Four pictures, and beside each its 4 x 4 patch tokens in the colour
 
 # %% [markdown]
 # Sixteen tokens are a coarse grid. A larger picture is cut into tiles (chapter 02), and there are more patches to look
-# at: 256 × 256 pixels make 4 × 4 tiles of 4 × 4 tokens. Each layer's map over the picture:
+# at: 256 × 256 pixels make 4 × 4 tiles of 4 × 4 tokens. Each layer's map over the picture (in Jupyter, point at the dog
+# below: all patches with the same expert stay, layer by layer):
 
 # %%
 whole, grid = figure(7.2, 4.6, 3, 5)
@@ -371,7 +372,8 @@ for row, image in zip(grid, chosen, strict=False):
         routing_panel(axes, image, experts, numbers=False)
 for layer in range(4):
     grid[0][layer + 1].set_title(f"layer {layer}")
-show(whole, "Three pictures as 16 x 16 patch tokens each, coloured by expert: a mosaic with stretches of one colour.")
+alt = "Three pictures as 16 x 16 patch tokens each, coloured by expert: a mosaic with stretches of one colour."
+interactive(routes(dog, maps[0]), whole, alt)
 print(f"{maps[0][0].numel()} patch tokens a picture, a map of {list(maps[0][0].shape)} in each layer")
 
 # %% [markdown]
@@ -434,7 +436,6 @@ keep = moe.register_forward_pre_hook(lambda module, args: entering.update({"all"
 with listening(llm.model) as heard, keep:
     llm.model(english.tokens_BS, images=english_tiles, lengths_B=torch.tensor(english.counts))
 patch_BS = (english.tokens_BS == llm.config.patch_id) & real_BS
-
 total, _ = balance_of(heard, patch_BS, real_BS & ~patch_BS)
 print(f"this model, mean over its layers: {total.item() / len(heard):.3f}")
 one_expert = F.one_hot(torch.zeros(100, dtype=torch.int64), 8) * 50.0
