@@ -491,21 +491,21 @@ part, tiles = asked(("en", "de"))
 
 def judged() -> tuple[float, int]:
     """Cross entropy a token of the answers, and how many names are right to the last token."""
-    with encoded_once(llm.model):
-        found = measure(llm.model, part, tiles)
-        return found.answers.item() / found.answer_tokens, int(right_names(llm.model, part, tiles).sum())
+    found = measure(llm.model, part, tiles)
+    return found.answers.item() / found.answer_tokens, int(right_names(llm.model, part, tiles).sum())
 
 
 # %%
-untouched, right = judged()
-print(f"{'untouched':<28} {untouched:.3f} nats, {right} of {len(part.counts)} names")
 missing = {}
-for kind in ("experts", "shared"):
-    for number, layer in enumerate(llm.model.decoder.layers):
-        with getattr(layer.ffn, kind).register_forward_hook(lambda module, args, out: torch.zeros_like(out)):
-            missing[kind, number] = judged()
-        print(f"layer {number} without {kind:<10}", "{:>9.3f} nats, {} names".format(*missing[kind, number]))
-
+with encoded_once(llm.model):  # the pictures' vectors stay the same throughout
+    untouched, right = judged()
+    for kind in ("experts", "shared"):
+        for number, layer in enumerate(llm.model.decoder.layers):
+            with getattr(layer.ffn, kind).register_forward_hook(lambda module, args, out: torch.zeros_like(out)):
+                missing[kind, number] = judged()
+print(f"{'untouched':<25} {untouched:.3f} nats, {right} of {len(part.counts)} names")
+for (kind, number), (loss, names_right) in missing.items():
+    print(f"layer {number} without {kind:<10} {loss:.3f} nats, {names_right} names")
 alone = {kind: [missing[kind, layer][0] for layer in range(4)] for kind in ("experts", "shared")}
 assert min(alone["experts"]) > untouched and sum(alone["shared"]) / 4 > untouched
 
@@ -514,7 +514,7 @@ assert min(alone["experts"]) > untouched and sum(alone["shared"]) / 4 > untouche
 
 # %%
 costs = torch.zeros(4, llm.config.experts)
-with encoded_once(llm.model):  # the pictures' vectors do not change: once for all
+with encoded_once(llm.model):
     for layer in range(4):
         for expert in range(llm.config.experts):
             with closed(routers(llm.model), {layer: expert}):
