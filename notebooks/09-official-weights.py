@@ -5,10 +5,11 @@
 # back without losing a bit, and where the bytes of Scout and Maverick lie.*
 #
 # Meta publishes Llama 4 in two layouts. **Meta's own**: `params.json` and `consolidated.00.pth`, `.01.pth`, …, one file
-# for each of the machines that share the model. **Hugging Face's**: `config.json` and safetensors. The numbers are the
+# for each of the cards that share the model. **Hugging Face's**: `config.json` and safetensors. The numbers are the
 # same. Their names, their shapes, their order in memory are not.
 #
-# First the two description files, as published. Both must mean the same model, and the presets of this package too.
+# First the two description files, with the published values. Both must mean the same model, and so must the presets of
+# this package.
 
 # %%
 import math
@@ -27,6 +28,7 @@ import llama4
 from llama4 import checkpoint
 from llama4.checkpoint.names import hf_names, meta_rows
 from llama4.checkpoint.shapes import parameter_shapes
+from llama4.load import TINY
 
 torch.set_grad_enabled(False)
 torch.set_num_threads(1)  # tiny models: a second thread would mostly wait
@@ -100,7 +102,7 @@ for config in (scout, maverick):
 # %% [markdown]
 # ## Shards
 #
-# Meta's files are cut for **tensor parallelism**: 8 machines hold an eighth of every large matrix each, and compute their
+# Meta's files are cut for **tensor parallelism**: 8 cards hold an eighth of every large matrix each, and compute their
 # eighth of the layer. Which dimension is cut depends on the matrix. Three ways, on a model small enough to see: 4 heads
 # of width 4 over 2 key/value heads, 2 experts, 2 shards. `to_file` makes the tensor of one file from our parameters. We
 # give it, for numbers, *where they come from*.
@@ -237,6 +239,16 @@ for file in sorted((WORK / "meta").glob("*.pth")):
 assert (WORK / "meta/params.json").read_text() == (WORK / "meta-again/params.json").read_text()
 assert same_bits(model.state_dict(), checkpoint.load_model(WORK / "hf").state_dict())
 print("Meta -> Hugging Face -> Meta: every bit is back")
+
+# %% [markdown]
+# The default model makes the same journey: out of the package in Hugging Face's layout, to Meta's and back.
+
+# %%
+checkpoint.save_meta(llama4.load_model("tiny"), WORK / "tiny-meta", names="training")
+checkpoint.save_hf(checkpoint.load_model(WORK / "tiny-meta"), WORK / "tiny-hf")
+shipped, returned = load_file(TINY / "model.safetensors"), load_file(WORK / "tiny-hf/model.safetensors")
+assert same_bits(shipped, returned)
+print(f"{len(shipped)} tensors of the default model: there and back")
 
 # %% [markdown]
 # What does one file of each hold? `list_tensors` reads the headers alone.

@@ -33,7 +33,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
-from llama4.evaluation.style import INK, OKABE_ITO, PAPER, RULE, ink_on, mixed
+from llama4.evaluation.style import INK, OKABE_ITO, PAPER, RULE, expert_colour, ink_on, mixed
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = OKABE_ITO
 COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW)
@@ -41,6 +41,32 @@ SHADE = LinearSegmentedColormap.from_list("shade", [PAPER, mixed(BLUE, 0.5), BLU
 SIGNED = LinearSegmentedColormap.from_list("signed", [RED, PAPER, BLUE])  # below 0, 0, above 0
 KINDS = {"special": BLUE, "text": ORANGE, "picture": GREEN}  # of tokens, alike in all chapters
 DPI = 110
+# What `routes` runs: a square a map, the picture faint under it; pointing at a patch hides the patches of other experts.
+ROUTES = """(root, {source, maps, colours}) => {
+  const side = 176, panels = [], image = new Image();
+  const make = (parent, tag, style) => Object.assign(parent.appendChild(document.createElement(tag)), {style});
+  const row = make(root, "div", "display:flex;gap:10px;font:12px sans-serif"), at = {y: -1, x: -1};
+  const paint = () => panels.forEach(({pen, map, title, name}) => {
+    const n = map.length, d = side / n, mine = at.y < 0 ? -1 : map[at.y][at.x];
+    pen.globalAlpha = 1; pen.fillStyle = "#fff"; pen.fillRect(0, 0, side, side);
+    pen.globalAlpha = mine < 0 ? 0.4 : 0.9; pen.drawImage(image, 0, 0, side, side);
+    map.forEach((line, y) => line.forEach((expert, x) => {
+      pen.fillStyle = mine < 0 || expert === mine ? colours[expert] : "#fff"; pen.globalAlpha = 0.6;
+      pen.fillRect(x * d, y * d, d - 1, d - 1);
+    }));
+    if (mine >= 0) { pen.globalAlpha = 1; pen.lineWidth = 2; pen.strokeRect(at.x * d, at.y * d, d, d); }
+    title.textContent = mine < 0 ? name : `${name}: expert ${mine}, ${map.flat().filter(e => e === mine).length} patches`;
+  });
+  Object.entries(maps).forEach(([layer, map]) => {
+    const box = make(row, "div", ""), title = make(box, "div", "height:18px"), name = `layer ${layer}`;
+    const canvas = Object.assign(make(box, "canvas", "cursor:crosshair"), {width: side, height: side});
+    panels.push({pen: canvas.getContext("2d"), map, title, name});
+    const cell = value => Math.min(map.length - 1, Math.max(0, Math.floor(value / side * map.length)));
+    canvas.onmousemove = event => { at.y = cell(event.offsetY); at.x = cell(event.offsetX); paint(); };
+    canvas.onmouseleave = () => { at.y = at.x = -1; paint(); };
+  });
+  image.onload = paint; image.src = source;
+}"""
 PALETTE_FROM = 16384  # a figure of no more colours is kept as 256 of them, which nobody sees, at a third of the size
 
 # What `linked` runs: frames over pictures, boxes below, one lit pair at a time.
@@ -313,6 +339,20 @@ def lines(axes: Axes, curves: dict[str, Any], title: str = "", across: str = "",
     axes.set_ylim(bottom=0)
     if len(curves) > 1:
         axes.legend()
+
+
+def routes(image: Image.Image, maps: dict[int, Any]) -> str:
+    """HTML: an image under each layer's map of experts, `[y, x]`. Pointing at a patch shows all that share its expert, in every
+    layer. For `interactive`; nothing is loaded."""
+    data = io.BytesIO()
+    image.save(data, format="png")
+    listed = {layer: experts_YX.tolist() for layer, experts_YX in maps.items()}
+    most = max(max(map(max, rows)) for rows in listed.values())
+    source = "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    facts = {"source": source, "maps": listed, "colours": [*map(expert_colour, range(most + 1))]}
+    text = json.dumps(facts)
+    name = "routes-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f'<div id="{name}"></div><script>(({ROUTES})(document.getElementById("{name}"), {text}))</script>'
 
 
 def shapes(**tensors: Any) -> None:

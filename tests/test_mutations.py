@@ -18,6 +18,23 @@ def test_caught(mutation: mutations.Mutation) -> None:
     assert mutations.caught_at(mutation) >= mutations.MUTATION_FACTOR
 
 
+def test_an_imported_copy_is_the_copy_and_afterwards_the_package_is_back(tmp_path: Path) -> None:
+    import llama4.rope as before
+
+    mutations.make_copy(tmp_path)
+    mutations.apply(
+        Mutation("a line", "", (Edit("rope.py", "    freqs = 1.0 / theta", "    freqs = 2.0 / theta"),)), tmp_path
+    )
+    with mutations.imported(tmp_path):
+        import llama4.rope as copied
+
+        assert Path(copied.__file__).is_relative_to(tmp_path)
+        assert copied.frequencies(8, 100.0, None, "cpu").equal(2 * before.frequencies(8, 100.0, None, "cpu"))
+    import llama4.rope as after
+
+    assert after is before
+
+
 def test_text_that_is_not_there_once_is_an_error(tmp_path: Path) -> None:
     mutations.make_copy(tmp_path)
     for gone in ("this text is nowhere", "import"):
