@@ -112,7 +112,7 @@ whole, axes = figure(9, 1.5, 1, 8)
 for place, (name, value) in zip(axes, {"nothing": 0.0, **most}.items(), strict=True):
     how = off if name == "nothing" else replace(off, **{name: value})
     [view] = views(drawings[9][None], 64, how, torch.Generator().manual_seed(3))
-    picture(place, view.permute(1, 2, 0), name.replace("_", " "))
+    picture(place, view.permute(1, 2, 0), name.removeprefix("coloured_"))
     assert (name == "nothing") == bool((view - plain(drawings[9][None], 64)[0]).abs().max() < 1e-5)
 show(whole, "The dog's face eight times: unchanged, and with one change each.")
 
