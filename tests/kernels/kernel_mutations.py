@@ -158,10 +158,10 @@ MUTATIONS = tuple(
         ),
         ("routed rows stored, not added, many tokens", "int4_prefill.py", "(y + sums.T)", "sums.T", MANY_BYTES),
         (
-            "stored past an expert's end, many tokens",
+            "an expert's last row dropped, many tokens",
             "int4_prefill.py",
             "inside = (rows[:, None] < end)",
-            "inside = (rows[:, None] < end + 1)",
+            "inside = (rows[:, None] < end - 1)",
             MANY_BYTES,
         ),
         ("up from the gate's rows", "int4.py", "up_rows = gate_rows + hidden", "up_rows = gate_rows", BYTES),
