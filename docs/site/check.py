@@ -111,22 +111,32 @@ def visit(browser: Browser, base: str, names: list[str], arguments: argparse.Nam
         except Error as error:  # a page that never gets ready is one more thing that is wrong with it
             one.wrong.append(str(error).splitlines()[0])
         page.close()
+        report(one.name, one.wrong)
         visits.append(one)
     return visits
+
+
+def report(name: str, wrong: list[str]) -> None:
+    """What is wrong with a page, a line each."""
+    for line in dict.fromkeys(wrong):
+        print(f"/{name}: {line}", flush=True)
 
 
 def dead_links(visits: list[Visit], base: str) -> None:
     """Links to pages of the site that are not there, or to places that those pages do not have."""
     places = {base + one.name: one.ids for one in visits}
     for one in visits:
+        dead = []
         for link in dict.fromkeys(one.links):
             address, fragment = urldefrag(link)
             if address in places and fragment and not fragment.startswith("__") and fragment not in places[address]:
-                one.wrong.append(f"a link to a place that is not there: {link.removeprefix(base)}")
+                dead.append(f"a link to a place that is not there: {link.removeprefix(base)}")
             elif (
                 address.startswith(base) and address not in places and not (SITE / urlsplit(address).path[1:]).exists()
             ):
-                one.wrong.append(f"a link to what is not there: {link.removeprefix(base)}")
+                dead.append(f"a link to what is not there: {link.removeprefix(base)}")
+        report(one.name, dead)
+        one.wrong += dead
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -160,9 +170,6 @@ def main() -> int:
         browser.close()
     server.shutdown()
     dead_links(visits, base)
-    for one in visits:
-        for wrong in dict.fromkeys(one.wrong):
-            print(f"/{one.name}: {wrong}")
     totals = [sum(column) for column in zip(*(one.counts for one in visits), strict=True)]
     print("{} pages, {} pictures, {} formulas, {} diagrams, {} sliders".format(len(visits), *totals))
     return int(any(one.wrong for one in visits))

@@ -25,9 +25,7 @@ from mkdocs.structure.pages import Page
 from navigation import documents, modules, navigation
 
 PICTURES = {".png", ".svg", ".jpg", ".gif", ".webp"}
-TABLE = re.compile(
-    r"<table>.*?</table>", flags=re.DOTALL
-)  # without a class: not the one that holds numbered lines of code
+TABLE = re.compile(r"<table>.*?</table>", flags=re.DOTALL)  # without a class: numbered lines of code have one
 NUMBERED = re.compile(r'id="(__codelineno-0-\d+)"')
 LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".yml": "yaml", ".cff": "yaml", ".sh": "bash"}
 

@@ -18,7 +18,7 @@
     ]);
     for (const element of found) {
       const source = element.textContent.trim(); // \( ... \) in a line, \[ ... \] on its own
-      katex.render(source.slice(2, -2), element, { displayMode: source.startsWith("\\["), throwOnError: true });
+      katex.render(source.slice(2, -2), element, { displayMode: source.startsWith("\\["), throwOnError: false });
     }
   }
 
@@ -41,8 +41,7 @@
   }
 
   document.addEventListener("DOMContentLoaded", async () => {
-    await formulas();
-    await diagrams();
+    for (const draw of [formulas, diagrams]) await draw().catch(console.error);
     document.documentElement.dataset.drawn = "yes";
   });
 })();
