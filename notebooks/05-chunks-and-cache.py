@@ -102,11 +102,11 @@ whole, axes = figure(7.5, 1.9)
 kind = [[0 if key < 0 else 1 + bit for key, bit in zip(*row, strict=True)] for row in zip(held, seen, strict=True)]
 classes = {0: ("empty", "#ffffff"), 1: ("left over, hidden", "#dddddd"), 2: ("seen", BLUE)}
 matrix(axes, torch.tensor(kind).T, rows=[f"slot {slot}" for slot in range(CHUNK)], classes=classes)
+axes.set_title("after position … (column) is written: the position whose key lies in each slot")
 for position, row in enumerate(held):
     for slot, key in enumerate(row):
         ink = "white" if kind[position][slot] == 2 else "black"
         axes.text(position, slot, "" if key < 0 else key, ha="center", va="center", color=ink, fontsize=8)
-axes.set_title("after position … (column) is written: the position whose key lies in each slot")
 
 # %% [markdown]
 # The picture has a column for each position. Where scripts run, in Jupyter, a slider below it goes through them.
