@@ -40,7 +40,7 @@ def test_a_line_becomes_the_innermost_documented_thing_around_it() -> None:
     target = Links().target(f"../llama4/rope.py#L{inside}", "notebooks/04-rope-and-nope.ipynb")
     assert target == "../llama4/rope.py.md#llama4.rope.rotate"
     method = line_of("llama4/cache.py", "    def once(") + 1
-    assert Links().target(f"../llama4/cache.py#L{method}", "docs/x.md").endswith("#llama4.cache.Step.once")
+    assert Links().target(f"../llama4/cache.py#L{method}", "docs/x.md").endswith("#llama4.cache.Shared.once")
     undocumented = line_of("llama4/moe.py", "    def forward(")
     assert Links().target(f"llama4/moe.py#L{undocumented}", "README.md") == "llama4/moe.py.md#llama4.moe.Router"
     assert Links().target("llama4/moe.py#L1", "README.md") == "llama4/moe.py.md"
