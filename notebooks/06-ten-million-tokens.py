@@ -185,7 +185,7 @@ bits = {"bf16": 16, "fp8": 8, "int4": 4 + 16 / scout.head_width}
 sizes = {name: (held["global"] + held["chunked"]) * width / 16 / 1e9 for name, width in bits.items()}
 cells = [[name, *(f"{size * width / 16 / 1e9:,.3f} GB" for width in bits.values())] for name, size in rows.items()]
 table(["", *bits], cells)
-packed = int4.pack(torch.randn(5, scout.head_width).bfloat16())  # one key for five heads
+packed = int4.pack(torch.randn(5, scout.head_width).bfloat16(), scout.head_width)  # one key for five heads
 assert (packed.q.nbytes + packed.scale.nbytes) * 8 == bits["int4"] * 5 * scout.head_width
 whole, axes = figure(6.5, 1.9)
 bars(axes, list(sizes), list(sizes.values()))

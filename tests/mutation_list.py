@@ -85,7 +85,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "QK norm missing",
         _golden("logits", "meta-scout"),
-        (Edit("attention.py", "if config.qk_norm:", "if False:"),),
+        (Edit("attention.py", "if config.qk_norm:\n            q_turned", "if False:\n            q_turned"),),
     ),
     Mutation(
         "chunk mask missing in decode (Meta's mistake)",

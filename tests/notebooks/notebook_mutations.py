@@ -264,6 +264,8 @@ def make_copy(folder: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "llama4", folder / "llama4", ignore=ignore)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns("__pycache__", "*.ipynb"))
+    for name in ("tests", "docs"):  # stored results, which chapters read
+        (folder / name).symlink_to(ROOT / name, target_is_directory=True)
     if (ROOT / "kernels").is_dir():
         (folder / "kernels").symlink_to(ROOT / "kernels", target_is_directory=True)
 
