@@ -183,11 +183,15 @@ def _quantize(sub: argparse._SubParsersAction) -> None:
         commands.quantize,
         "Write a checkpoint with the decoder's linear layers in int4, a quarter of their size (docs/quantisation.md).",
         "  llama4 quantize Llama-4-Scout --into Llama-4-Scout-int4\n"
+        "  llama4 quantize Llama-4-Scout --into Llama-4-Scout-int4 --prompts prompts.jsonl    calibrated on them\n"
         "  llama4 generate --model Llama-4-Scout-int4 Hello\n",
     )
     command.add_argument("source", help="the checkpoint folder to read, or tiny")
     command.add_argument(
         "--into", required=True, metavar="DIR", help="the folder to write; it must not hold anything yet"
+    )
+    command.add_argument(
+        "--prompts", metavar="FILE.jsonl", help='calibrate: a line each, {"prompt": "…", "images": ["…"]}'
     )
     command.add_argument("--group", type=int, choices=(128, 64, 32), help="weights a scale (by each layer's width)")
     command.add_argument(

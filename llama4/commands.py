@@ -25,9 +25,14 @@ from llama4.errors import InputError
 from llama4.generate import LLM
 from llama4.image import open_image
 from llama4.load import load, resolve_device, resolve_dtype, resolve_path
+from llama4.model import Llama4
 from llama4.quant import is_quantised, save_int4
+from llama4.quant.apply import Packing, pack_parameter
+from llama4.quant.calibrated import calibrated
+from llama4.quant.prompts import answered, read_prompts
 from llama4.sampling import Sampling, seeded
 from llama4.session import Session
+from llama4.tokenizer import Tokenizer
 from llama4.video import frames
 
 # What travels with the weights from one layout to the other: the tokenizer, the settings around it, the licence.
@@ -150,10 +155,16 @@ def quantize(arguments: Namespace) -> int:
     _check_target(target, arguments.max_shard_gb)
     model = checkpoint.load_model(source, device="cpu", dtype=resolve_dtype(arguments.dtype))
     before = sum(weight.nbytes for weight in model.parameters())
-    after = save_int4(model, target, arguments.group, max_shard_bytes=int(arguments.max_shard_gb * 1e9))
+    pack = pack_parameter if arguments.prompts is None else _calibrated(model, source, _path(arguments.prompts))
+    after = save_int4(model, target, arguments.group, pack, max_shard_bytes=int(arguments.max_shard_gb * 1e9))
     sizes = f"{in_units(before)} became {in_units(after)}"
     _say(f"Wrote {target} in int4: {sizes}; copied {_copied(source, target)}.")
     return 0
+
+
+def _calibrated(model: Llama4, source: Path, prompts: Path) -> Packing:
+    llm = LLM(model.eval(), Tokenizer.from_file(source))
+    return calibrated(model, answered(llm, read_prompts(llm, prompts)))
 
 
 def _check_target(target: Path, max_shard_gb: float) -> None:

@@ -1,5 +1,6 @@
 """Weights in fewer bits: the format (int4.py), the layers that hold them (layers.py), a model made of those (apply.py), a folder
-of it (folder.py), and what it costs in answers (quality.py)."""
+of it (folder.py), rounding for the inputs that layers really get (calibrated.py, prompts.py), and what int4 costs in answers
+(quality.py)."""
 
 from llama4.quant.apply import count_weights, is_quantised, quantise
 from llama4.quant.folder import is_int4_folder, load_int4, save_int4

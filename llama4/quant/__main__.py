@@ -1,11 +1,13 @@
 """State what int4 costs the default model, in one command:
 
     python -m llama4.quant                               along the answers to the package's pictures: a minute on two cores
-    python -m llama4.quant --data data/emoji             and the held-out artist's names, counted right as `llama4 eval` does
-        --json docs/default-model-int4.json --page docs/quantisation.md
+    python -m llama4.quant --data data/emoji             and the held-out artist's names, counted right as `llama4 eval` does;
+        --json docs/default-model-int4.json              once more calibrated, on drawings of artists that were trained on
+        --page docs/quantisation.md
 
-The file is that of `llama4 eval --quant int4 --suite languages`, with "agreement" beside its rows. The page's table stands
-between <!-- int4 --> and <!-- end -->, and is drawn from it and from the file of the unquantised model's evaluation.
+The file is that of `llama4 eval --quant int4 --suite languages`, with "agreement" beside its rows, and both again under
+"calibrated". The page's table stands between <!-- int4 --> and <!-- end -->, and is drawn from it and from the file of the
+unquantised model's evaluation.
 """
 
 from __future__ import annotations
@@ -14,20 +16,28 @@ import argparse
 import re
 import sys
 from dataclasses import asdict
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from llama4.chat import Prompt
 from llama4.errors import InputError
 from llama4.evaluation import report, running, suites
+from llama4.evaluation.drawings import Drawings
+from llama4.evaluation.wordings import NAMING
 from llama4.generate import LLM
 from llama4.load import load, resolve_path
-from llama4.quant import count_weights
+from llama4.quant import count_weights, quantise
+from llama4.quant.calibrated import calibrated
+from llama4.quant.prompts import answered
 from llama4.quant.quality import agreement, questions
-from llama4.train.emoji.dataset import open_dataset
+from llama4.train.emoji.dataset import TRAIN_ARTISTS, Dataset, open_dataset
 
 ARTIST = "twemoji"  # the one that is held out
+DRAWINGS = 768  # to calibrate on
 BEGIN, END = "<!-- int4 -->", "<!-- end -->"
 
 
@@ -61,7 +71,12 @@ def main(argv: list[str] | None = None) -> int:
 def measured(model: str, data: Path | None, limit: int | None) -> dict[str, Any]:
     """Agreement with the unquantised model and, with data, the share of names that int4 says right."""
     exact, narrow = load(model, device="cpu"), load(model, device="cpu", quant="int4")
-    rows = _names(narrow, data, limit) if data is not None else []
+    rows, more = _names(narrow, data, limit) if data is not None else [], {}
+    if data is not None:
+        fitted = load(model, device="cpu")
+        quantise(fitted.model, pack=calibrated(fitted.model, calibration(fitted, open_dataset(data.expanduser()))))
+        again = {"rows": _names(fitted, data, limit), "agreement": asdict(agreement(exact, fitted, questions(exact)))}
+        more = {"calibrated": again}
     dtype = str(narrow.model.decoder.embedding.weight.dtype).removeprefix("torch.") + ", linear layers in int4"
     asked = {
         "artist": ARTIST,
@@ -72,7 +87,18 @@ def measured(model: str, data: Path | None, limit: int | None) -> dict[str, Any]
     }
     about = report.described(model, resolve_path(model), count_weights(narrow.model))
     result = report.assembled(about, asked, rows, [], torch.get_num_threads())
-    return result | {"agreement": asdict(agreement(exact, narrow, questions(exact)))}
+    return result | {"agreement": asdict(agreement(exact, narrow, questions(exact)))} | more
+
+
+def calibration(llm: LLM, dataset: Dataset, count: int = DRAWINGS) -> list[Prompt]:
+    """Drawings of all artists that were trained on, each asked for in one language, with the model's own answers."""
+    rng = np.random.default_rng(suites.SEED)
+    artists = [Drawings(dataset.emoji, dataset.artists[name]) for name in TRAIN_ARTISTS]
+    prompts = []
+    for number, wording in zip(range(count), cycle(NAMING.values()), strict=False):
+        drawn = artists[number // len(NAMING) % len(artists)]  # in each language drawings of every artist
+        prompts.append(llm.encode(wording, images=[drawn.picture(int(rng.integers(len(drawn))))]))
+    return answered(llm, prompts)
 
 
 def _names(llm: LLM, data: Path, limit: int | None) -> list[dict[str, Any]]:
@@ -81,35 +107,40 @@ def _names(llm: LLM, data: Path, limit: int | None) -> list[dict[str, Any]]:
 
 def table(result: dict[str, Any], exact: dict[str, Any] | None) -> str:
     """Markdown. Raises InputError where the two evaluations are not of one model and one set of questions."""
-    agreed = result["agreement"]
-    lines = ["| | unquantised | int4 |", "|---|---|---|"]
+    ways = [result, *([result["calibrated"]] if "calibrated" in result else [])]
+    header = ["", "unquantised", "int4", "int4, calibrated"][: 2 + len(ways)]
+    lines = [_line(header), "|" + "---|" * len(header)]
     if exact is not None:
-        lines += _shares(result, exact)
-    share, same = agreed["same_answers"] / agreed["questions"], agreed["same_tokens"] / agreed["tokens"]
-    lines.append(f"| answers to the package's pictures that are the same, of {agreed['questions']} | | {share:.1%} |")
-    lines.append(f"| greedy tokens along them that are the same, of {agreed['tokens']:,} | | {same:.1%} |")
-    lines.append(f"| KL of the next token's probabilities, nats a token | | {agreed['kl']:.4f} |")
-    return "\n".join(lines)
+        lines += _shares(result["model"]["files"], [way["rows"] for way in ways], exact)
+    of = [way["agreement"] for way in ways]
+    said = f"answers to the package's pictures that are the same, of {of[0]['questions']}"
+    lines.append(_line([said, "", *(f"{one['same_answers'] / one['questions']:.1%}" for one in of)]))
+    said = f"greedy tokens along them that are the same, of {of[0]['tokens']:,}"
+    lines.append(_line([said, "", *(f"{one['same_tokens'] / one['tokens']:.1%}" for one in of)]))
+    kl = "KL of the next token's probabilities, nats a token"
+    return "\n".join([*lines, _line([kl, "", *(f"{one['kl']:.4f}" for one in of)])])
 
 
-def _shares(result: dict[str, Any], exact: dict[str, Any]) -> list[str]:
-    names = [{row["row"]: row for row in of["rows"] if row["suite"] == "languages"} for of in (exact, result)]
-    files = [of["model"]["files"] for of in (exact, result)]
-    if (
-        names[0].keys() != names[1].keys()
-        or files[0] != files[1]
-        or any(names[0][n]["n"] != names[1][n]["n"] for n in names[0])
-    ):
+def _line(cells: list[str]) -> str:
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+
+def _shares(files: dict[str, str], ways: list[list[dict[str, Any]]], exact: dict[str, Any]) -> list[str]:
+    """Lines of names said right: unquantised, and in each way of int4."""
+    names = [{row["row"]: row for row in rows if row["suite"] == "languages"} for rows in (exact["rows"], *ways)]
+    counts = [{name: row["n"] for name, row in one.items()} for one in names]
+    if exact["model"]["files"] != files or any(one != counts[0] for one in counts):
         raise InputError(
             "The two evaluations are not of one model and the same questions: run `llama4 eval` on this model again."
         )
-    shares = [{name: row["share"] for name, row in of.items()} for of in names]
-    means = [sum(of.values()) / len(of) for of in shares]
-    lost = sorted(shares[0][name] - shares[1][name] for name in shares[0])
+    shares = [{name: row["share"] for name, row in one.items()} for one in names]
+    means = [f"{sum(one.values()) / len(one):.1%}" for one in shares]
+    lost = [sorted(100 * (shares[0][name] - one[name]) for name in one) for one in shares[1:]]
+    told = "least and most that a language loses, in points"
     return [
-        f"| English | {shares[0]['English']:.1%} | {shares[1]['English']:.1%} |",
-        f"| mean of the {len(shares[0])} languages | {means[0]:.1%} | {means[1]:.1%} |",
-        f"| least and most that a language loses, in points | | {100 * lost[0]:.1f} and {100 * lost[-1]:.1f} |",
+        _line(["English", *(f"{one['English']:.1%}" for one in shares)]),
+        _line([f"mean of the {len(shares[0])} languages", *means]),
+        _line([told, "", *(f"{points[0]:.1f} and {points[-1]:.1f}" for points in lost)]),
     ]
 
 

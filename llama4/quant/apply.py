@@ -10,6 +10,7 @@ reads one row; the head decides near-ties between words; the encoder runs once a
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -35,12 +36,20 @@ def packed_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[0], shape[2], shape[1]) if EXPERTS.fullmatch(name) else shape
 
 
+def turned(name: str, weight: Tensor) -> Tensor:
+    """`[..., out, in]` of a parameter."""
+    return weight.detach().mT.contiguous() if EXPERTS.fullmatch(name) else weight.detach()
+
+
 def pack_parameter(name: str, weight: Tensor, group: int | None) -> Int4:
     """One parameter in int4. Raises InputError, naming it, where it has none."""
     try:
-        return pack(weight.detach().mT.contiguous() if EXPERTS.fullmatch(name) else weight.detach(), group)
+        return pack(turned(name, weight), group)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
+
+
+Packing = Callable[[str, Tensor, int | None], Int4]  # a parameter's name, the parameter, and the group or None
 
 
 def put_in(model: Llama4, packed: dict[str, Int4]) -> Llama4:
@@ -55,16 +64,17 @@ def put_in(model: Llama4, packed: dict[str, Int4]) -> Llama4:
     return model
 
 
-def quantise(model: Llama4, group: int | None = None) -> Llama4:
+def quantise(model: Llama4, group: int | None = None, pack: Packing = pack_parameter) -> Llama4:
     """Replace every linear layer of the decoder's blocks; returns the same model, which from now on is for inference.
 
-    group: weights a scale, 128, 64 or 32; by each layer's width without one (int4.group_of).
+    group: weights a scale, 128, 64 or 32; by each layer's width without one (int4.group_of). pack: how a parameter is rounded
+    (calibrated.py has another way).
     Raises InputError where a width has no group, naming the weight, before anything is replaced; and the second time.
     """
     if is_quantised(model):
         raise InputError("This model has no layer left to quantise: it is in int4 already.")
     weights = dict(model.named_parameters())
-    return put_in(model, {name: pack_parameter(name, weights[name], group) for name in packable(model.config)})
+    return put_in(model, {name: pack(name, weights[name], group) for name in packable(model.config)})
 
 
 def is_quantised(model: nn.Module) -> bool:

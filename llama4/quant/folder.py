@@ -31,7 +31,7 @@ from llama4.config_io.hf import INT4_METHOD
 from llama4.errors import InputError
 from llama4.files import replacing
 from llama4.model import Llama4
-from llama4.quant.apply import is_quantised, pack_parameter, packable, packed_shape, put_in
+from llama4.quant.apply import Packing, is_quantised, pack_parameter, packable, packed_shape, put_in
 from llama4.quant.int4 import GROUPS, Int4, group_of
 
 VERSION = 1
@@ -51,11 +51,14 @@ def save_int4(
     model: Llama4,
     dir: str | Path,
     group: int | None = None,
+    pack: Packing = pack_parameter,
     max_shard_bytes: int = 5_000_000_000,
     *,
     free: DiskProbe = free_disk,
 ) -> int:
     """Quantise an unquantised model into a folder, weight by weight; returns the bytes written. The model stays as it is.
+
+    pack: how a weight is rounded (calibrated.py has another way).
 
     Raises InputError, and leaves the folder as it was, for a width without a group, NaN, a full disk, or a model in int4.
     """
@@ -85,7 +88,7 @@ def save_int4(
             held: dict[str, Tensor] = {}
             for name in shard:
                 if name in wanted:
-                    packed = pack_parameter(name, weights[name], group)
+                    packed = pack(name, weights[name], group)
                     groups.add(packed.group)
                     held |= {f"{names[name]}.q": packed.q, f"{names[name]}.scale": packed.scale}
                 else:

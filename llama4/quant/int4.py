@@ -96,9 +96,19 @@ def _pack(rows: Tensor) -> tuple[Tensor, Tensor]:
     if not torch.isfinite(rows_fp32).all():
         raise InputError("A weight is NaN or infinite and has no int4: check the checkpoint with `llama4 inspect`.")
     scale, q = _least_error(rows_fp32, rows.dtype)
-    q = (q - LEAST).to(torch.uint8)
-    low, high = q.chunk(2, dim=-1)
-    return (high << 4 | low).flatten(1), scale.to(rows.dtype)
+    packed = assembled(q, scale.to(rows.dtype))
+    return packed.q, packed.scale
+
+
+def assembled(q: Tensor, scale: Tensor) -> Int4:
+    """Integers `[R, n, G]` and scales `[R, n]` in the format."""
+    low, high = (q - LEAST).to(torch.uint8).chunk(2, dim=-1)
+    return Int4((high << 4 | low).flatten(1), scale)
+
+
+def searched(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """The scale of each group of `[R, n, G]`, float32: `[R, n]`, a number that `dtype` has."""
+    return _least_error(rows, dtype)[0]
 
 
 def _least_error(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -85,6 +85,16 @@ def test_the_table_compares_one_model_on_the_same_questions(tmp_path: Path) -> N
         "0.0123",
     ):
         assert words in drawn.replace(" %", "%"), words
+    again = {"rows": result({}, {"English": 0.515, "Thai": 0.4})["rows"], "agreement": agreed | {"kl": 0.005}}
+    both = table(narrow | {"calibrated": again}, exact)
+    assert both.startswith("| | unquantised | int4 | int4, calibrated |\n|---|---|---|---|\n")
+    for words in (
+        "52.0% | 51.0% | 51.5% |",
+        "| 0.5 and 1.0 | 0.0 and 0.5 |",
+        "| 0.0123 | 0.0050 |",
+        "448 | | 89.3% | 89.3% |",
+    ):
+        assert words in both, words
     for other in (result({"w": "2"}, {"English": 0.5, "Thai": 0.4}), result({"w": "1"}, {"English": 0.5})):
         with pytest.raises(InputError, match="not of one model"):
             table(narrow, other)
