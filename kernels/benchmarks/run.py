@@ -1,4 +1,4 @@
-"""Measure the kernels, one command, under eight minutes on a GPU:
+"""Measure the kernels, one command:
 
     python kernels/benchmarks/run.py                  writes kernels/benchmarks/results/DEVICE.json
     python kernels/benchmarks/plot.py FILE            draws the tables and plots of docs/kernels/ from it
@@ -283,8 +283,9 @@ def main() -> int:
         print(NO_GPU)
         if not chosen.dry_run:
             return 0
-    sys.path[:0] = [str(HERE), str(HERE.parent)]
+    sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
     import ceilings
+    from int4_layer import int4_cases
     from shapes import MAVERICK, ROUTINGS, SCOUT, SMALL, TOKENS
     from timing import device, narrow
 
@@ -299,6 +300,7 @@ def main() -> int:
             for routing in ROUTINGS:
                 print(f"{shape.name}, {tokens} tokens, {routing}", flush=True)
                 records += [*grouped_cases(shape, tokens, routing), *layer_cases(shape, tokens, routing)]
+                records += int4_cases(shape, tokens, routing)
                 if (shape.name != "Maverick" and tokens >= LEARNT) or chosen.dry_run:  # its gradients are another 32 GB
                     records += training_cases(shape, tokens, routing)
                 if not chosen.dry_run:  # what was measured stays, should the next case fail
