@@ -98,10 +98,8 @@ class Static:
         if self.record is None:
             return self.step()
         if self.held != self.cache.nbytes:
-            self.recorded, self.held = (
-                None,
-                self.cache.nbytes,
-            )  # what the old one holds is free before the new one takes it
+            self.recorded = None  # what the old one holds is free before the new one takes it
+            self.held = self.cache.nbytes
             try:
                 self.recorded = self.record(self.step)
             except RuntimeError as error:

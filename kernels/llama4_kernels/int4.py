@@ -8,8 +8,7 @@ has the format. What is different:
 
 - A block is one group: G / 2 bytes of each of its rows. The low four bits are the group's first half, the high four its
   second, so each is multiplied with its own half of x, and nothing is interleaved.
-- Four bits become a number without a conversion: behind the exponent of 128 (of 1024 in fp16) they are the lowest bits of the
-  mantissa. 0x4300 | n is 128 + n in bf16, 0x6400 | n is 1024 + n in fp16, and a subtraction takes the offset away, exactly.
+- Four bits become a number without a conversion (nibbles.py).
 - The scale multiplies the sum of a group, one number a row, and not the weights.
 - Weights are held `[out, in]` for every layer, so routed and shared experts differ in an address and share one loop.
 """
@@ -26,6 +25,7 @@ from llama4_kernels.checks import check_int4, check_int4_linear
 from llama4_kernels.configs import chosen
 from llama4_kernels.decode import _add_parts, _tokens_of
 from llama4_kernels.moe import route
+from llama4_kernels.nibbles import numbers
 from llama4_kernels.persistent import programs
 from llama4_kernels.tiles import groups, slots
 
@@ -36,20 +36,11 @@ A_MULTIPROCESSOR = 2  # programs: one needs half of its registers, and 41 of its
 
 
 @triton.jit
-def _numbers(bits, KIND: tl.constexpr):
-    """n to n - 8 in fp16 or bf16, exactly; `bits` int16."""
-    if KIND == tl.float16:  # noqa: SIM300
-        return (bits | 0x6400).to(tl.float16, bitcast=True) - 1032.0
-    else:
-        return (bits | 0x4300).to(tl.bfloat16, bitcast=True) - 136.0
-
-
-@triton.jit
 def _group(sums, q_at, scale_at, low_x, high_x, KIND: tl.constexpr):
     """Add one group: `[COLUMNS, G / 2]` bytes times the two halves of x, each `[G / 2, TOKENS]`."""
     q = tl.load(q_at).to(tl.int16)
-    part = tl.dot(_numbers(q & 15, KIND), low_x)
-    part = tl.dot(_numbers(q >> 4, KIND), high_x, part)
+    part = tl.dot(numbers(q & 15, KIND), low_x)
+    part = tl.dot(numbers(q >> 4, KIND), high_x, part)
     return sums + part * tl.load(scale_at).to(tl.float32)[:, None]
 
 

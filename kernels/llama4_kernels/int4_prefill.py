@@ -23,6 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from llama4_kernels.configs import chosen
+from llama4_kernels.nibbles import numbers
 from llama4_kernels.persistent import programs
 from llama4_kernels.tiles import groups, halves, in_bands, rows_of, slots
 
@@ -30,21 +31,12 @@ Packed = tuple[Tensor, Tensor]
 
 
 @triton.jit
-def _numbers(bits, KIND: tl.constexpr):
-    """n to n - 8 in fp16 or bf16, exactly; `bits` int16. See int4.py."""
-    if KIND == tl.float16:  # noqa: SIM300
-        return (bits | 0x6400).to(tl.float16, bitcast=True) - 1032.0
-    else:
-        return (bits | 0x4300).to(tl.bfloat16, bitcast=True) - 136.0
-
-
-@triton.jit
 def _group(sums, q_at, scale_at, low_x, high_x, KIND: tl.constexpr):
     """Add one group: `[COLUMNS, G / 2]` bytes made weights, times the two halves of x, each `[G / 2, TOKENS]`."""
     q = tl.load(q_at).to(tl.int16)
     scale = tl.load(scale_at).to(KIND)[:, None]
-    sums = tl.dot((_numbers(q & 15, KIND) * scale).to(KIND), low_x, sums)
-    return tl.dot((_numbers(q >> 4, KIND) * scale).to(KIND), high_x, sums)
+    sums = tl.dot((numbers(q & 15, KIND) * scale).to(KIND), low_x, sums)
+    return tl.dot((numbers(q >> 4, KIND) * scale).to(KIND), high_x, sums)
 
 
 @triton.jit

@@ -121,8 +121,8 @@ MUTATIONS = tuple(
         (
             "the halves of a byte swapped",
             "int4.py",
-            "_numbers(q & 15, KIND), low_x",
-            "_numbers(q & 15, KIND), high_x",
+            "numbers(q & 15, KIND), low_x",
+            "numbers(q & 15, KIND), high_x",
             BYTES,
         ),
         ("the scale of a group skipped", "int4.py", " * tl.load(scale_at).to(tl.float32)[:, None]", "", BYTES),
@@ -144,8 +144,8 @@ MUTATIONS = tuple(
         (
             "the scale skipped, many tokens",
             "int4_prefill.py",
-            "(_numbers(q >> 4, KIND) * scale)",
-            "_numbers(q >> 4, KIND)",
+            "(numbers(q >> 4, KIND) * scale)",
+            "numbers(q >> 4, KIND)",
             MANY_BYTES,
         ),
         ("up from the gate's rows, many tokens", "int4_prefill.py", "first += up_row", "first += 0", MANY_BYTES),
