@@ -56,9 +56,7 @@ def svg() -> str:
             shapes.append(_text(x + TILE / 2, middle + 15, f"its tile {number // PROGRAMS}", 11, "middle"))
         y += ROWS * ROW + (10 if index % BAND == BAND - 1 else 3)
     head = [_text(LEFT + (c + 0.5) * TILE, TOP - 10, f"columns, tile {c}", 11, "middle") for c in range(COLUMN_TILES)]
-    title = (
-        f"{len(place)} tiles, {PROGRAMS} programs: white is computed and not stored; expert 1 has no rows and no tile"
-    )
+    title = f"{len(place)} tiles, {PROGRAMS} programs: white is computed and not stored"
     head.append(_text(12, 18, title, 12, "start"))
     width, height = LEFT + COLUMN_TILES * TILE + 12, y + 6
     box = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
