@@ -26,7 +26,7 @@ from llama4.generate import LLM
 from llama4.image import open_image
 from llama4.load import load, resolve_device, resolve_dtype, resolve_path
 from llama4.model import Llama4
-from llama4.quant import is_quantised, save_int4
+from llama4.quant import is_quantised, require_int4_room, save_int4
 from llama4.quant.apply import Packing, pack_parameter
 from llama4.quant.calibrated import calibrated
 from llama4.quant.prompts import answered, read_prompts
@@ -155,6 +155,7 @@ def quantize(arguments: Namespace) -> int:
     _check_target(target, arguments.max_shard_gb)
     model = checkpoint.load_model(source, device="cpu", dtype=resolve_dtype(arguments.dtype))
     before = sum(weight.nbytes for weight in model.parameters())
+    require_int4_room(model, target, arguments.group)
     pack = pack_parameter if arguments.prompts is None else _calibrated(model, source, _path(arguments.prompts))
     after = save_int4(model, target, arguments.group, pack, max_shard_bytes=int(arguments.max_shard_gb * 1e9))
     sizes = f"{in_units(before)} became {in_units(after)}"

@@ -183,7 +183,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, fail_at: str, m
 
     monkeypatch.setattr(save, "write_file", write_file)
     if fail_at == "index":
-        monkeypatch.setattr(save, "_write_json", full)
+        monkeypatch.setattr(save, "write_json", full)
     with pytest.raises(InputError, match="No space left"):
         save_hf(drawn_model(random_config(1, vision=True), seed=9), tmp_path, max_shard_bytes=8_000)
     assert files_of(tmp_path) == before

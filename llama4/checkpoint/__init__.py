@@ -4,7 +4,8 @@ load.py     load_model, list_tensors           save.py     save_hf, save_meta
 names.py    both formats' names, as data       shapes.py   what a config needs
 hf.py       reading one format                 meta.py     reading the other; transforms.py undoes its sharding
 folder.py   files and staying inside           safetensors_file.py, torch_file.py     one file
-memory.py   how much there is                  source.py   checks that both formats share
+shards.py   the files of a save                source.py   checks that both formats share
+memory.py   how much there is
 """
 
 from llama4.checkpoint.load import list_tensors, load_model

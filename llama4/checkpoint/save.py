@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from llama4.checkpoint.folder import HF_INDEX, HF_SHARD, HF_SINGLE, META_SHARD
+from llama4.checkpoint.folder import HF_INDEX, META_SHARD
 from llama4.checkpoint.load import list_tensors
 from llama4.checkpoint.memory import DiskProbe, free_disk, require_disk
 from llama4.checkpoint.names import Row, Style, hf_names, meta_rows
 from llama4.checkpoint.safetensors_file import write_file
 from llama4.checkpoint.shapes import parameter_count, parameter_shapes
+from llama4.checkpoint.shards import HEADERS, index, planned, remove_others, write_json
 from llama4.checkpoint.source import short
 from llama4.checkpoint.transforms import to_file
 from llama4.config import Config
 from llama4.config_io import HF_FILE, META_FILE, read_config, to_hf, to_meta
 from llama4.errors import InputError
 from llama4.files import replacing
-
-_HEADERS = 1 << 20  # bytes to spare for headers, index and config when the disk is asked for room
 
 
 def save_hf(
@@ -36,21 +32,18 @@ def save_hf(
     folder, config, weights = Path(dir), model.config, _weights(model)
     tensors = {theirs: weights[ours] for ours, theirs in hf_names(config).items()}
     settings = {**to_hf(config), "torch_dtype": short(next(iter(tensors.values())).dtype)}
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    require_disk(total + _HEADERS, folder, free)
-    shards = list(_fill_shards(tensors, max_shard_bytes))
-    names = [HF_SINGLE] if len(shards) == 1 else [_shard_name(i, len(shards)) for i in range(len(shards))]
+    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+    total = sum(sizes.values())
+    require_disk(total + HEADERS, folder, free)
+    files = planned(sizes, max_shard_bytes)
     with replacing(folder) as part:
-        for name, shard in zip(names, shards, strict=True):
-            write_file(part(name), ((tensor, tensors[tensor]) for tensor in shard))
-        if len(shards) > 1:
-            where = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-            _write_json(part(HF_INDEX), {"metadata": {"total_size": total}, "weight_map": where})
-            names.append(HF_INDEX)
-        _write_json(part(HF_FILE), settings)
-    for old in folder.iterdir():  # of an earlier save with other shards
-        if (old.name in (HF_SINGLE, HF_INDEX) or HF_SHARD.fullmatch(old.name)) and old.name not in names:
-            old.unlink()
+        for file, names in files.items():
+            write_file(part(file), ((name, tensors[name]) for name in names))
+        if len(files) > 1:
+            where = {name: file for file, names in files.items() for name in names}
+            write_json(part(HF_INDEX), index(where, total))
+        write_json(part(HF_FILE), settings)
+    remove_others(folder, files)
 
 
 def save_meta(
@@ -71,13 +64,13 @@ def save_meta(
     rows = meta_rows(config, names)
     _require_divisible(config, rows, shards)
     copies = sum(weights[name].nbytes for row in rows for name in row.ours if row.split is None) * (shards - 1)
-    require_disk(sum(tensor.nbytes for tensor in weights.values()) + copies + _HEADERS, folder, free)
+    require_disk(sum(tensor.nbytes for tensor in weights.values()) + copies + HEADERS, folder, free)
     files = [f"consolidated.{shard:02d}.pth" for shard in range(shards)]
     with replacing(folder) as part:
         for shard, file in enumerate(files):
             content = {row.name: _own(to_file(row, [weights[n] for n in row.ours], shard, shards)) for row in rows}
             _torch_save(content, part(file))
-        _write_json(part(META_FILE), settings)
+        write_json(part(META_FILE), settings)
     for old in folder.iterdir():
         if META_SHARD.fullmatch(old.name) and old.name not in files:
             old.unlink()
@@ -90,7 +83,7 @@ def require_room(source: Path, target: Path, dtype: torch.dtype | None, *, free:
     """
     own = max(tensor.dtype.itemsize for tensor in list_tensors(source).values())
     needed = parameter_count(read_config(source)) * (own if dtype is None else dtype.itemsize)
-    require_disk(needed + _HEADERS, target, free)
+    require_disk(needed + HEADERS, target, free)
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
@@ -107,22 +100,6 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
                 f"The model's {name} has no values (it is on the meta device): load weights before saving."
             )
     return weights
-
-
-def _fill_shards(tensors: dict[str, Tensor], limit: int) -> Iterator[list[str]]:
-    shard: list[str] = []
-    size = 0
-    for name, tensor in tensors.items():
-        if shard and size + tensor.nbytes > limit:
-            yield shard
-            shard, size = [], 0
-        shard.append(name)
-        size += tensor.nbytes
-    yield shard
-
-
-def _shard_name(index: int, count: int) -> str:
-    return f"model-{index + 1:05d}-of-{count:05d}.safetensors"
 
 
 def _require_divisible(config: Config, rows: list[Row], shards: int) -> None:
@@ -155,7 +132,3 @@ def _torch_save(content: dict[str, Tensor], file: Path) -> None:
         torch.save(content, file)
     except RuntimeError as error:  # torch's own name for a disk that is full or a folder that is not ours
         raise InputError(f"{file} cannot be written ({error}): make room or choose another place.") from error
-
-
-def _write_json(file: Path, data: dict[str, Any]) -> None:
-    file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

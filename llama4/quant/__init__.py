@@ -3,7 +3,7 @@ of it (folder.py), rounding for the inputs that layers really get (calibrated.py
 (quality.py)."""
 
 from llama4.quant.apply import count_weights, is_quantised, quantise
-from llama4.quant.folder import is_int4_folder, load_int4, save_int4
+from llama4.quant.folder import is_int4_folder, load_int4, require_int4_room, save_int4
 from llama4.quant.int4 import Int4, dequantise, pack
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "load_int4",
     "pack",
     "quantise",
+    "require_int4_room",
     "save_int4",
 ]

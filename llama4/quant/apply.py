@@ -18,7 +18,7 @@ from llama4.checkpoint import parameter_shapes
 from llama4.config import Config
 from llama4.errors import InputError
 from llama4.model import Llama4
-from llama4.quant.int4 import Int4, pack
+from llama4.quant.int4 import Int4, pack, require_group
 from llama4.quant.layers import Int4Experts, Int4Linear, Packed
 
 # Our names of the parameters that become int4. Experts are held [E, in, out], and turned round before they are packed.
@@ -69,8 +69,10 @@ def quantise(model: Llama4, group: int | None = None, pack: Packing = pack_param
 
     group: weights a scale, 128, 64 or 32; by each layer's width without one (int4.group_of). pack: how a parameter is rounded
     (calibrated.py has another way).
-    Raises InputError where a width has no group, naming the weight, before anything is replaced; and the second time.
+    Raises InputError for another group and where a width has none, naming the weight, before anything is replaced; and the
+    second time.
     """
+    require_group(group)
     if is_quantised(model):
         raise InputError("This model has no layer left to quantise: it is in int4 already.")
     weights = dict(model.named_parameters())

@@ -12,7 +12,6 @@ Scout is read as a map of its 218 GB and written file by file: one file's weight
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from llama4.checkpoint import hf_names, parameter_shapes
 from llama4.checkpoint.folder import HF_INDEX, HF_SINGLE, hf_entries
 from llama4.checkpoint.memory import DiskProbe, MemoryProbe, available_memory, free_disk, require_disk, require_memory
 from llama4.checkpoint.safetensors_file import Entry, Mapping, write_file
+from llama4.checkpoint.shards import HEADERS, index, planned, remove_others, write_json
 from llama4.checkpoint.source import require_same_names, require_shape, short
 from llama4.config import Config
 from llama4.config_io import HF_FILE, read_config, read_json, to_hf
@@ -32,10 +32,9 @@ from llama4.errors import InputError
 from llama4.files import replacing
 from llama4.model import Llama4
 from llama4.quant.apply import Packing, is_quantised, pack_parameter, packable, packed_shape, put_in
-from llama4.quant.int4 import GROUPS, Int4, group_of
+from llama4.quant.int4 import GROUPS, Int4, group_of, require_group
 
 VERSION = 1
-HEADERS = 1 << 20  # bytes for headers, index and config
 
 
 def is_int4_folder(folder: Path) -> bool:
@@ -66,25 +65,15 @@ def save_int4(
         raise InputError("This model is in int4 already: quantise the unquantised one.")
     folder, config = Path(dir), model.config
     weights, wanted = dict(model.named_parameters()), set(packable(config))
-    sizes = {name: _size(name, weight, group) if name in wanted else weight.nbytes for name, weight in weights.items()}
-    require_disk(sum(sizes.values()) + HEADERS, folder, free)
-    shards, names, index = list(_shards(sizes, max_shard_bytes)), hf_names(config), {}
-    files = (
-        [HF_SINGLE]
-        if len(shards) == 1
-        else [f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
-    )
+    sizes = int4_sizes(model, group)
+    total = sum(sizes.values())
+    require_int4_room(model, folder, group, free=free)
+    files, names, where = planned(sizes, max_shard_bytes), hf_names(config), {}
     groups: set[int] = set()
-    bar = tqdm(
-        total=sum(weight.nbytes for weight in weights.values()),
-        desc="quantising",
-        unit="B",
-        unit_scale=True,
-        delay=2,
-        disable=None,
-    )
+    whole = sum(weight.nbytes for weight in weights.values())
+    bar = tqdm(total=whole, desc="quantising", unit="B", unit_scale=True, delay=2, disable=None)
     with bar, replacing(folder) as part:
-        for file, shard in zip(files, shards, strict=True):
+        for file, shard in files.items():
             held: dict[str, Tensor] = {}
             for name in shard:
                 if name in wanted:
@@ -95,13 +84,32 @@ def save_int4(
                     held[names[name]] = weights[name].detach()
                 bar.update(weights[name].nbytes)
             write_file(part(file), held.items())
-            index |= dict.fromkeys(held, file)
-        if len(shards) > 1:
-            _write_json(part(HF_INDEX), {"metadata": {"total_size": sum(sizes.values())}, "weight_map": index})
+            where |= dict.fromkeys(held, file)
+        if len(files) > 1:
+            write_json(part(HF_INDEX), index(where, total))
         told = {"quant_method": INT4_METHOD, "version": VERSION, "bits": 4, "groups": sorted(groups)}
         dtype = short(next(iter(weights.values())).dtype)
-        _write_json(part(HF_FILE), {**to_hf(config), "torch_dtype": dtype, "quantization_config": told})
-    return sum(sizes.values())
+        write_json(part(HF_FILE), {**to_hf(config), "torch_dtype": dtype, "quantization_config": told})
+    remove_others(folder, files)
+    return total
+
+
+def int4_sizes(model: Llama4, group: int | None = None) -> dict[str, int]:
+    """Bytes of each of an unquantised model's parameters when `save_int4` has written it.
+
+    Raises InputError for a group that nothing reads and for a width without a group.
+    """
+    require_group(group)
+    wanted = set(packable(model.config))
+    return {
+        name: _size(name, weight, group) if name in wanted else weight.nbytes
+        for name, weight in model.named_parameters()
+    }
+
+
+def require_int4_room(model: Llama4, folder: Path, group: int | None = None, *, free: DiskProbe = free_disk) -> None:
+    """Raise InputError unless `folder`'s disk has room for the model in int4: known before a calibration that takes minutes."""
+    require_disk(sum(int4_sizes(model, group).values()) + HEADERS, folder, free)
 
 
 def load_int4(
@@ -191,17 +199,3 @@ def _size(name: str, weight: Tensor, group: int | None) -> int:
     """Bytes of a weight in int4."""
     group = group or group_of(packed_shape(name, tuple(weight.shape))[-1])
     return weight.numel() // 2 + weight.numel() // group * weight.itemsize
-
-
-def _shards(sizes: dict[str, int], limit: int) -> Iterator[list[str]]:
-    shard: list[str] = []
-    for name in sizes:
-        if shard and sum(sizes[other] for other in shard) + sizes[name] > limit:
-            yield shard
-            shard = []
-        shard.append(name)
-    yield shard
-
-
-def _write_json(file: Path, data: dict[str, object]) -> None:
-    file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -67,6 +67,12 @@ def group_of(width: int) -> int:
     return next((group for group in dividing if width // group >= IN_A_ROW), dividing[-1])
 
 
+def require_group(group: int | None) -> None:
+    """Raise InputError for a group that the kernels and the readers of a folder do not know; None lets `group_of` choose."""
+    if group is not None and group not in GROUPS:
+        raise InputError(f"group is {group}: choose {', '.join(map(str, GROUPS))}, or leave it out.")
+
+
 @torch.no_grad()
 def pack(w: Tensor, group: int | None = None) -> Int4:
     """Quantise `[..., out, in]`, any floating dtype. Raises InputError for a width without a group, and for NaN or infinity."""

@@ -49,13 +49,20 @@ def test_a_folder_is_bit_for_bit_the_model_in_int4(tmp_path: Path, dtype: torch.
 
 
 def test_tied_embeddings_and_several_files(tmp_path: Path) -> None:
-    """With the old files of an earlier save gone: the index names all there is."""
     model = small(tied_embeddings=True)
     save_int4(model, tmp_path / "one")
     save_int4(model, tmp_path / "many", max_shard_bytes=20_000)
     files = sorted(file.name for file in (tmp_path / "many").glob("*.safetensors"))
     assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     assert_same(load_int4(tmp_path / "many"), load_int4(tmp_path / "one"))
+
+
+@pytest.mark.parametrize("limits", [(20_000, 10**9), (20_000, 40_000), (10**9, 20_000)])
+def test_a_second_save_replaces_the_first(tmp_path: Path, limits: tuple[int, int]) -> None:
+    """An index or a shard of the first would be read in place of the second."""
+    for limit, model in zip(limits, (small(), small(dtype=torch.float32)), strict=True):
+        save_int4(model, tmp_path, max_shard_bytes=limit)
+    assert_same(load_int4(tmp_path), quantise(model))
 
 
 def test_another_dtype_keeps_the_bytes(tmp_path: Path) -> None:
@@ -111,6 +118,9 @@ def test_a_width_without_a_group_nan_and_a_full_disk_leave_nothing(tmp_path: Pat
         save_int4(bad, tmp_path / "bad", max_shard_bytes=20_000)
     with pytest.raises(InputError, match=r"needs .* and its disk has 1\.0 kB free"):
         save_int4(small(), tmp_path / "full", free=lambda _: 1000)
+    for make in (lambda: save_int4(small(), tmp_path / "group", group=16), lambda: quantise(small(), group=16)):
+        with pytest.raises(InputError, match="group is 16: choose 128, 64, 32"):
+            make()
     with pytest.raises(InputError, match="in int4 already"):
         save_int4(quantise(small()), tmp_path / "twice")
     left = [file for folder in tmp_path.iterdir() for file in folder.iterdir()]
