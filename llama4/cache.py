@@ -233,4 +233,5 @@ class KVCache:
 
 def _extend(buffer_BTGK: Tensor, more: int) -> Tensor:
     batch, _, kv_heads, head_width = buffer_BTGK.shape
-    return torch.cat((buffer_BTGK, buffer_BTGK.new_zeros(batch, more, kv_heads, head_width)), dim=1)
+    with torch.inference_mode(False):  # what is made in that mode can be written to in no other
+        return torch.cat((buffer_BTGK, buffer_BTGK.new_zeros(batch, more, kv_heads, head_width)), dim=1)

@@ -197,6 +197,7 @@ class LLM:
             with self._feed(len(rows), max(len(row.prompt.ids) for row in rows), budget) as lent:
                 yield from self.generate_rows(rows, budget, lent)
             return
+        feed.begin()
         logits_BV = prefill(self.model, feed.cache, [row.prompt for row in rows], progress=True)
 
         def choose(row: int, logits_V: Tensor) -> int | None:
@@ -215,7 +216,14 @@ class LLM:
         feed.cache.reset()
         if isinstance(feed, Static):  # room at once: a buffer that grows under way has to be recorded anew
             feed.cache.reserve(prompt + min(budget, AHEAD))
-        yield feed
+        try:
+            yield feed
+        except GeneratorExit:  # a stream that its reader leaves, between two steps: the recording is whole
+            self._keep(batch_size, feed)
+            raise
+        self._keep(batch_size, feed)
+
+    def _keep(self, batch_size: int, feed: Feed) -> None:
         if isinstance(feed, Static):
             self.spare[batch_size] = feed
         while len(self.spare) > SPARE:

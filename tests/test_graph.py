@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 
 import pytest
 import torch
 from small_models import FP32, assert_close
 from tiny_llm import CHUNK, picture, speak_only, tiny_llm, tiny_tokenizer, with_picture
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -23,6 +24,7 @@ from llama4.cache import StaticStep
 from llama4.chat import Prompt
 from llama4.engine import decode, prefill
 from llama4.errors import InputError
+from llama4.evaluation.experts import tallied
 from llama4.generate import LLM
 from llama4.graph import Plain, Replay, Static
 
@@ -190,6 +192,19 @@ def test_a_full_cache_is_refused_before_anything_is_written(record: graph.Record
     assert static.cache.lengths_B.tolist() == [5, 18, 13]
 
 
+@torch.inference_mode()
+def test_a_row_that_is_over_may_fill_a_cache_shorter_than_a_chunk(record: graph.Record | None) -> None:
+    """Behind its last slot is none: what the row reads then is one that there is."""
+    model, given = tiny_llm().model, [Prompt([5, 6, 7, 8, 9, 10], None), Prompt([5, 6], None)]
+    plain, static = Plain(model, model.new_cache(2, 6)), Static(model, model.new_cache(2, 6), record)
+    for feed in (plain, static):
+        prefill(model, feed.cache, given)
+    for token in (7, 8, 9):
+        assert_close(static([None, token])[1:], plain([None, token])[1:], f"token {token}", FP32)
+    for ours, theirs in zip(static.cache.layers, plain.cache.layers, strict=True):
+        assert_close(ours.k_BTGK[:, :6], theirs.k_BTGK[:, :6], "keys", FP32)
+
+
 @pytest.fixture
 def on_a_card(monkeypatch: pytest.MonkeyPatch, record: graph.Record | None) -> Iterator[Callable[[], list[Static]]]:
     """Called, lets `generate` and `Session` decode as on a card; gives the list of the feeds that will be made."""
@@ -260,6 +275,49 @@ def test_a_failed_answer_leaves_nothing_behind(
     with pytest.raises(InputError, match="NaN or infinite"):
         letters.generate("Hello", max_new_tokens=2)
     assert not letters.spare
+
+
+def test_a_stream_that_is_left_keeps_its_recording(letters: LLM, on_a_card: Callable[[], list[Static]]) -> None:
+    made = on_a_card()
+    for _ in range(3):
+        stream = letters.stream("Hello", max_new_tokens=9)
+        next(stream)
+        stream.close()
+    assert len(made) == 1 and list(letters.spare) == [1]
+
+
+def test_a_model_that_has_changed_is_recorded_anew(
+    on_a_card: Callable[[], list[Static]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other weights in the same model, and other kernels; within a conversation too."""
+    llm = LLM(deepcopy(tiny_llm().model), tiny_tokenizer())
+
+    def answers() -> list[list[int]]:
+        return [llm.run("Hello", max_new_tokens=9).ids]
+
+    made, before = on_a_card(), answers()
+    conversation = session.Session(llm)
+    list(conversation.say("Hello", 2))
+    head = llm.model.decoder.head
+    head.weight = nn.Parameter(-head.weight.detach(), requires_grad=False)
+    after = answers()
+    assert after != before and after == [LLM(llm.model, llm.tokenizer).run("Hello", max_new_tokens=9).ids]
+    list(conversation.say("Go on", 2))
+    assert made[1].stands == made[0].stands
+    monkeypatch.setattr(ops, "backend", lambda: "another")
+    made[0].begin()
+    assert made[0].recorded is None and made[0].held == 0
+
+
+def test_who_watches_the_model_sees_every_token(letters: LLM, on_a_card: Callable[[], list[Static]]) -> None:
+    """A replay runs no hooks, so the plain call runs while there are any; the same cache goes on without them."""
+    on_a_card()
+    before = letters.run("Hello", max_new_tokens=12)
+    with tallied(letters.model) as tally:
+        during = letters.run("Hello", max_new_tokens=12)
+    assert during.ids == before.ids == letters.run("Hello", max_new_tokens=12).ids
+    fed = len(letters.encode("Hello").ids) + len(during.ids) - 1  # nobody reads what the last token would bring
+    assert {int(tally.load(layer, "all").sum()) for layer in tally.counts} == {fed}
 
 
 def test_a_conversation_goes_on_where_it_was(letters: LLM, on_a_card: Callable[[], list[Static]]) -> None:

@@ -4,7 +4,7 @@ causal, flash / cudnn   SDPA over everything before: what a model without chunks
 folded                  the chunks as rows of a batch, then causal SDPA: what llama4/attention.py does
 flex                    FlexAttention with a block mask, compiled; the mask is made before anything is timed
 varlen                  torch's attention over sequences of unequal lengths: here each chunk, or each row's part of a cache
-masked                  SDPA with a mask over the whole cache: what llama4/attention.py does for rows of unequal length
+masked                  SDPA with a mask over the whole cache: what llama4/attention.py does where our kernel does not run
 level                   SDPA without a mask, for rows that are all of one length
 
 `exact` is float32, in blocks, since all scores of 64 K positions would not fit.

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,6 +35,7 @@ import counting
 from run import NO_GPU, clocks, provenance, write
 
 from llama4 import ops
+from llama4.cache import KVCache
 from llama4.chat import Prompt
 from llama4.checkpoint import parameter_shapes
 from llama4.config import Config, irope_layers
@@ -108,29 +110,36 @@ def check(model: Llama4) -> None:
 @torch.inference_mode()
 def decoding(model: Llama4, batch: int, context: int) -> tuple[Static, list[int]]:
     """A static feed whose cache holds all but one of `context` random tokens a row, and has run once; and its tokens."""
-    cache = model.new_cache(batch, context + ROUNDS + 1)
-    cache.reserve(context + ROUNDS + 1)
+    cache = model.new_cache(batch, context)
+    cache.reserve(context)
     for layer in cache.layers:
         layer.k_BTGK.normal_()
         layer.v_BTGK.normal_()
-    if context > 1:
-        cache.advance(cache.plan((context - 1,) * batch, context - 1))
     feed, tokens = Static(model, cache, _record(model)), [7 + row for row in range(batch)]
+    _rewind(cache, batch, context)
     feed(tokens)
     return feed, tokens
 
 
+def _rewind(cache: KVCache, batch: int, context: int) -> None:
+    """All but one of `context` tokens a row: a step further, a chunked layer might see one token and not a whole chunk."""
+    cache.reset()
+    if context > 1:
+        cache.advance(cache.plan((context - 1,) * batch, context - 1))
+
+
 @torch.inference_mode()
 def decode_record(name: str, model: Llama4, batch: int, context: int) -> Record:
-    """Replays of one step, then ROUNDS tokens chosen on the host; times are None without a card."""
+    """Replays of one step, then ROUNDS times the same step with its token chosen on the host; times are None without a card."""
     feed, tokens = decoding(model, batch, context)
     replay = feed.recorded[0] if feed.recorded else feed.step
     record = {"table": "decode", "shape": name, "batch": batch, "context": context, "graph": feed.recorded is not None}
     record["ms"] = _median_ms(replay)
     seconds = []
     for _ in range(ROUNDS if torch.cuda.is_available() else 1):
+        _rewind(feed.cache, batch, context)
         began = time.perf_counter()
-        tokens = feed(tokens).argmax(-1).cpu().tolist()
+        tokens = feed(tokens).cpu().argmax(-1).tolist()  # all scores are copied, as `generate` does
         seconds.append(time.perf_counter() - began)
     record["with_host_ms"] = 1e3 * median(seconds) if torch.cuda.is_available() else None
     record["kernels"] = _kernels(replay)
@@ -213,7 +222,8 @@ def _first(config: Config, count: int) -> Config:
 
 
 def _record(model: Llama4) -> Callable | None:
-    return capture if model.decoder.embedding.weight.is_cuda else None
+    device = model.decoder.embedding.weight.device
+    return partial(capture, device=device) if device.type == "cuda" else None
 
 
 def _median_ms(function: Callable[[], object]) -> float | None:

@@ -1,8 +1,8 @@
 """The files that a Hugging Face checkpoint is written as: one, or several of at most so many bytes and their index.
 
-    model.safetensors                                           all of it
-    model-00001-of-00003.safetensors …                          in the order of the tensors; a larger tensor has a file of its own
-    model.safetensors.index.json                                {"metadata": {"total_size": …}, "weight_map": {tensor: file}}
+model.safetensors                                           all of it
+model-00001-of-00003.safetensors …                          in the order of the tensors; a larger tensor has a file of its own
+model.safetensors.index.json                                {"metadata": {"total_size": …}, "weight_map": {tensor: file}}
 """
 
 from __future__ import annotations
