@@ -1,16 +1,17 @@
 # %% [markdown]
 # # 00 · A tour
 #
-# *The whole model in two minutes: a picture and a question go in, a name comes out, and you see every station on the
-# way.*
+# *The whole model in a few minutes: a picture and a question go in, a name comes out, and you see every station on
+# the way.*
 #
-# Llama 4 is a language model of Meta's, published in 2025 in two sizes, Scout and Maverick. Three ideas set it apart:
-# pictures join the text as tokens of the same stream (**early fusion**), most attention layers see only a stretch of
-# the text and some layers have no positions at all (**iRoPE**), and each token runs a small part of the weights (a
-# **mixture of experts**).
+# Llama 4 is a language model of Meta's, published in 2025 in two sizes, Scout and Maverick. Three ideas set it apart
+# from Llama 3: pictures join the text as tokens of the same stream (**early fusion**); most attention layers see only a
+# stretch of the text, and the others are told no positions (**iRoPE**); and each token runs a small part of the weights
+# (a **mixture of experts**).
 #
 # This repository is that architecture in plain PyTorch. The package carries a model with all of its parts, trained
-# here, small enough for a laptop. It knows one thing: the names of emoji, in sixteen languages. We ask it.
+# here, small enough for a laptop. It knows one thing: the names of emoji, in sixteen languages. We ask it. In the code,
+# `figures` is the file beside this one that draws, and `llama4` is the package.
 
 # %%
 import torch
@@ -50,9 +51,13 @@ assert (scout.vision.tile_side, scout.vision.tokens_per_tile) == (336, 144)
 # %% [markdown]
 # ## One stream
 #
-# The question becomes tokens too, and all of them stand in one row: markers that say who speaks, the picture's places,
-# the words. A token is an integer, its **id**; the number under each box is that id. What the picture's places hold is
-# filled in by the next station.
+# The question becomes tokens too, and all of them stand in one row: **special** tokens, which mark who speaks and where
+# a picture stands; the picture's places; and text, cut into words or parts of words. `␣` is a space and `↵` a line end.
+# A token is an integer, its **id**; the number under each box is that id. What the picture's places hold is filled in
+# by the next station.
+#
+# The capital letters that end a tensor's name are its shape: `tokens_BS` is `[B, S]`, where `B` counts conversations
+# and `S` tokens. [The notation](../docs/notation.md) lists all letters.
 
 # %%
 prompt = llm.encode("What is this?", images=[dog])
@@ -77,26 +82,28 @@ assert prompt.ids.count(llm.config.patch_id) == 16
 # %% [markdown]
 # ## From embeddings to scores
 #
-# Each id is looked up in a table of vectors, its **embedding**. At the picture's places the vector comes from the
-# **vision encoder** instead. From there on all tokens are alike: they pass through the layers, and at the last token
-# stands a score for every possible next token.
+# Each id is looked up in a table of vectors; the vector is the token's **embedding**. At the picture's places the
+# vectors come from the **vision encoder** instead. From there on all tokens are alike. They pass through the layers,
+# and from the last token's vector comes a score, its **logit**, for every token that could be next.
 #
-# In the shapes below `B` counts conversations, `S` tokens, `D` the numbers that make up a token's vector and `V` the
-# words of the vocabulary.
+# In the shapes below `D` counts the numbers of a token's vector and `V` the tokens of the vocabulary. Only the last
+# token's scores are asked for, hence `1` in place of `S`.
 
 # %%
 with torch.inference_mode():
-    picture_tokens = llm.model.vision(prompt.tiles)
+    words_BSD = llm.model.decoder.embedding(tokens_BS)
+    picture_tokens = llm.model.fusion.projection(llm.model.vision(prompt.tiles))  # brought to the same width, D
     logits_B1V = llm.model(tokens_BS, images=prompt.tiles, logits="last")
-shapes(picture_tokens=picture_tokens, logits_B1V=logits_B1V)
+shapes(words_BSD=words_BSD, picture_tokens=picture_tokens, logits_B1V=logits_B1V)
+assert words_BSD.shape[-1] == picture_tokens.shape[-1] == llm.config.width
 
 chances, ids = logits_B1V[0, 0].softmax(-1).topk(5)
 likely = [visible(llm.tokenizer.decode([token])) for token in ids.tolist()]
 whole, axes = figure(5, 1.8)
 bars(axes, [repr(token) for token in likely], chances.tolist())
 axes.set_title("the five most likely next tokens, and their probability")
-show(whole, "Bars: the beginning of the answer stands far above the others.")
-assert answer.startswith(likely[0]) and chances[0] > 2 * chances[1]
+show(whole, "Bars: the five likeliest tokens, the beginning of the answer on top.")
+assert answer.startswith(likely[0])
 
 # %% [markdown]
 # The model writes the likeliest token, reads it as one more token of the stream, and goes on until it writes the marker
@@ -106,9 +113,12 @@ assert answer.startswith(likely[0]) and chances[0] > 2 * chances[1]
 # ## The layers
 #
 # A **layer** lets tokens look at each other (attention), and then works on each by itself (feed-forward). The
-# configuration spells every layer out. Three of four are like `rope chunk moe`: they know where a token stands (RoPE),
-# and see only their own stretch of the text, its **chunk**. The fourth has no positions (NoPE) and sees everything
-# before it. `moe` is the mixture of experts.
+# configuration spells every layer out; below is a line for each. `rope chunk moe` is a layer that knows where a token
+# stands (RoPE) and sees only its own stretch of the text, its **chunk**. `nope all moe` has no positions (NoPE) and
+# sees everything before it. `moe` is the mixture of experts. Every fourth layer is a NoPE layer, in Scout as here.
+#
+# In the picture a row is the token that looks, the query, and a column the token that is looked at, the key. The chunk
+# drawn is 4 tokens long; the small model's is 384 and Scout's 8192.
 
 # %%
 for number, layer in enumerate(llm.config.layers):
@@ -118,19 +128,21 @@ positions = torch.arange(12)[None]
 whole, (left, right) = figure(7, 2.6, 1, 2)
 classes = {0: ("hidden", "#eeeeee"), 1: ("seen", BLUE)}
 matrix(left, llama4.masks.chunked(positions, positions, chunk=4)[0], classes=classes)
-left.set_title("a chunked layer, chunk of 4")
+left.set(title="a chunked layer, chunk of 4", ylabel="query", xlabel="key")
 matrix(right, llama4.masks.causal(positions, positions)[0], classes=classes)
-right.set_title("a layer that sees everything")
+right.set(title="a layer that sees everything", ylabel="query", xlabel="key")
 show(whole, "Two masks of 12 tokens: blocks of 4 along the diagonal, and a full lower triangle.")
 
 assert [layer.position for layer in llm.config.layers] == ["rope", "rope", "rope", "nope"]
-assert [number for number, layer in enumerate(scout.layers) if layer.position == "nope"][:3] == [3, 7, 11]
+assert [number for number, layer in enumerate(scout.layers) if layer.position == "nope"] == [*range(3, 48, 4)]
+assert (llm.config.chunk, scout.chunk) == (384, 8192)
 
 # %% [markdown]
 # ## The experts
 #
-# Each layer has eight small networks, the **experts**, and a **router** that sends each token to one of them. Here are
-# the experts that the picture's sixteen tokens go to, layer by layer; the number in a square is the expert's.
+# Each layer of this model has eight small networks, the **experts**, and a **router** that sends each token to one of
+# them. (A ninth, the **shared expert**, works on every token.) Here are the experts that the picture's sixteen tokens
+# go to, layer by layer; the number in a square is the expert's.
 
 # %%
 from llama4.evaluation.figure import routing_panel
@@ -149,9 +161,9 @@ assert any(experts.unique().numel() > 1 for experts in chosen.values()) and llm.
 # %% [markdown]
 # ## The same code, the real size
 #
-# Nothing in the package knows that this model is small. A configuration is all that differs, and PyTorch can build even
-# Scout without memory for its weights: on the `meta` device a tensor has a shape and no numbers. Scout has 109 billion
-# parameters, more than ten thousand times as many.
+# Nothing in the package knows that this model is small. Configuration and weights are all that differs, and PyTorch can
+# build even Scout without memory for its weights: on the `meta` device a tensor has a shape and no numbers. Scout has
+# 109 billion parameters, more than ten thousand times as many as the model here.
 
 # %%
 with torch.device("meta"):
@@ -171,7 +183,7 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 # ## Where to go next
 #
 # <!-- chapters -->
-# - [00 · A tour](00-tour.ipynb): The whole model in two minutes: a picture and a question go in, a name comes out,
+# - [00 · A tour](00-tour.ipynb): The whole model in a few minutes: a picture and a question go in, a name comes out,
 #   and you see every station on the way.
 # - [01 · Text to ids](01-text-to-ids.ipynb): Any text in any script becomes a row of integers and comes back
 #   unchanged; markers that no user can type say who speaks.
@@ -207,7 +219,7 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Ask for the name in another language. How many of the prompt's tokens change?
+# **1.** Ask for the name in another language. Which of the prompt's tokens change?
 #
 # <details><summary>Answer</summary>
 #
@@ -237,8 +249,10 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 # %%
 german = llm.encode("Was ist das?", images=[dog])
 assert torch.equal(german.tiles, prompt.tiles)
-end = prompt.ids.index(llm.config.image_end_id) + 1
-assert german.ids[:end] == prompt.ids[:end] and german.ids != prompt.ids
+question = prompt.ids.index(llm.config.image_end_id) + 1
+after = prompt.ids[prompt.ids.index(llm.tokenizer.eot_id) :]
+assert german.ids[:question] == prompt.ids[:question] and german.ids[-len(after) :] == after
+assert german.ids != prompt.ids
 assert llama4.masks.chunked(positions, positions, chunk=4).sum() == 30
 assert llama4.masks.causal(positions, positions).sum() == 78
 tiles, (rows, columns) = llama4.image.tiles(dog, scout.vision)
