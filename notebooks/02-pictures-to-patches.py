@@ -37,11 +37,13 @@ assert (small.tile_side, large.tile_side) == (64, 336)
 # %% [markdown]
 # ## Step one: the canvas
 #
-# At most 16 tiles may be used, in any grid: 1 × 1, 2 × 3, 1 × 16 and so on. Which one? For each grid compute by how
-# much the picture would have to be enlarged to fill it, without distortion. A **scale** of 1 or more means that the
-# picture fits as it is; below 1 it would have to shrink and lose detail. The rule: of the grids that hold the picture,
-# the one with the *smallest* scale, so that little of the canvas stays empty. If none holds it, the one with the
-# largest. If scales are equal, the one with fewer tiles.
+# At most 16 tiles may be used, in any grid: 1 × 1, 2 × 3, 1 × 16 and so on. Which one? For each grid compute its
+# **scale**: by how much the picture would have to be enlarged to fill it in one direction, its proportions kept. A
+# scale of 1 or more means that the picture fits as it is; below 1 it would have to shrink and lose detail.
+#
+# The rule: of the grids that hold the picture, the one with the *smallest* scale, so that little of the canvas stays
+# empty. If none holds it, the one with the largest. If scales are equal, the one with fewer tiles. The picture shows
+# the grids up to 4 × 5.
 
 
 # %%
@@ -66,14 +68,15 @@ axes.add_patch(Rectangle((chosen[1] - 1.5, chosen[0] - 1.5), 1, 1, fill=False, e
 axes.set_title("scale of each grid; 0: too many tiles; framed: chosen")
 show(whole, "Scales of the grids up to 4 x 5; the grid of 2 rows and 3 columns is framed.")
 assert (scales[2, 2], scales[1, 3]) == (scales[1, 2], scales[1, 2]) and round(scales[1, 1].item(), 2) == 0.85
-assert chosen == (2, 3) and scales[1, 2] == scales[scales >= 1].min()
+assert chosen == (2, 3) and scales[1, 2] == scales[scales >= 1].min() and round(scales[1, 2].item(), 2) == 1.28
 
 # %% [markdown]
-# The picture of 150 × 100 fits into 2 × 3 tiles, 192 × 128 pixels, with a scale of 1.28. So it does into 3 × 3 and 2 ×
-# 4, but those have more tiles. In 2 × 2 tiles it would shrink to 0.85 of its size.
+# The picture of 150 × 100 fits into 2 × 3 tiles, 192 × 128 pixels, with a scale of 1.28. It fits into 3 × 3, 2 × 4 and
+# others with the same scale, but those have more tiles. In 2 × 2 tiles it would shrink to 0.85 of its size.
 #
 # Which canvas does a picture of any size get? Here each point is a size; the darker, the more tiles. Wide pictures get
-# wide canvases. A square picture over 256 pixels (4 × 4 tiles) has to shrink: 16 tiles are all there is.
+# wide canvases. A square picture over 256 pixels (4 × 4 tiles) has to shrink: 16 tiles are all there is. The single
+# light points on the borders are ties, such as 288 × 216, where fewer tiles do as well.
 
 # %%
 sizes = range(8, 401, 8)
@@ -85,13 +88,14 @@ for grid in sorted(set(grids.values())):
     points = [point for point, other in grids.items() if other == grid]
     if len(points) > 40:
         x, y = (sum(axis) / len(points) for axis in zip(*points, strict=True))
-        ink = "white" if grid[0] * grid[1] > 5 else "black"
+        ink = "white" if grid[0] * grid[1] > 8 else "black"
         axes.text(x, y, f"{grid[0]}×{grid[1]}", ha="center", va="center", fontsize=8, color=ink)
 axes.set(xlabel="width in pixels", ylabel="height in pixels", title="rows × columns of the canvas")
 whole.colorbar(drawn, label="tiles", shrink=0.8)
 show(whole, "A map of canvases: staircase regions, from 1 x 1 at the top left to 4 x 4 at the bottom right.")
 assert scale(4, 4, 256, 256, 64) == 1 and grids[256, 256] == (4, 4)
 assert grids[64, 64] == (1, 1) and grids[400, 400] == (4, 4) and count.max() <= 16
+assert grids[288, 216] == (3, 4) and scale(3, 4, 288, 216, 64) == scale(4, 4, 288, 216, 64)
 assert llama4.image.canvas(9000, 100, large.tile_side) == (1, 16)
 
 # %% [markdown]
@@ -112,7 +116,7 @@ def as_picture(tile: torch.Tensor) -> Image.Image:
     return Image.fromarray(((tile + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
-whole, panels = figure(9.5, 2.1, 1, 8)
+whole, panels = figure(9.5, 1.5, 1, 8, width_ratios=[1.9] + [1] * 7)
 canvas = Image.new("RGB", (columns * 64, rows * 64))
 canvas.paste(scene)
 picture(panels[0], canvas, "on its canvas")
@@ -124,8 +128,8 @@ assert list(tiles.shape) == [2 * 3 + 1, 3, 64, 64]
 assert as_picture(tiles[4]).tobytes() == canvas.crop((64, 64, 128, 128)).tobytes()
 
 # %% [markdown]
-# `[7, 3, 64, 64]` is 7 tiles, 3 colours, 64 × 64 pixels. Colours are numbers from -1 (none) to 1 (full) now, since
-# networks learn best around zero: 0 in the file becomes -1, 255 becomes 1, so the black edge is -1 throughout.
+# `[7, 3, 64, 64]` is 7 tiles, 3 colours, 64 × 64 pixels. Colours are numbers from -1 (none) to 1 (full) now, centred on
+# zero, as the encoder was trained on them: 0 in the file becomes -1, 255 becomes 1, so the black edge is -1 throughout.
 
 # %%
 assert tiles.min() == -1 and tiles.max() == 1
@@ -183,8 +187,9 @@ print("largest picture, Scout: ", cost(4, 4, large.tokens_per_tile))
 assert cost(2, 3, 16) == 121 and cost(2, 3, 144) == 1017 and cost(4, 4, 144) == 2467
 
 # %% [markdown]
-# The same once more, to be touched: in Jupyter, point at a token and its part of the picture is framed, or at the
-# picture and its token lights up.
+# Which tokens are which part of the picture? Each tile has 16 of them; the numbers above the tiles count them through.
+# In Jupyter there is more to see: point at a token and its part of the picture is framed, or at the picture and its
+# token lights up.
 
 # %%
 from figures import GREEN, interactive, linked
@@ -211,8 +216,11 @@ assert seen == 7 * 16 and places.count(None) == 6 + 3
 # ## Step three: patches
 #
 # Now into one tile. It is cut into patches of 8 × 8 pixels (Scout: 14 × 14), row by row. A patch is 8 × 8 × 3 = 192
-# numbers; one linear map without a bias turns them into a vector of the encoder's width. Cutting and mapping is what
-# other code writes as a convolution with a stride.
+# numbers; one linear map without a bias turns them into a vector of the encoder's width, which happens to be 192 here
+# too. (Scout's map goes from 588 to 1408.) Cutting and mapping is what other code writes as a convolution with a
+# stride.
+#
+# In the shapes `R` counts tiles, `P` patches and `C` the encoder's width.
 
 # %%
 dog = shown("dog-face").picture
@@ -231,11 +239,12 @@ shapes(tile=tile, x_RPC=x_RPC)
 assert (grid, small.patches) == (8, 64) and (large.grid, large.patches) == (24, 576)
 assert x_RPC.shape == (1, small.patches + 1, small.width)
 assert encoder.patch_embedding.in_features == side * side * 3 == 192 and encoder.patch_embedding.bias is None
+assert small.width == 192 and (3 * large.patch_side**2, large.width) == (588, 1408)
 
 # %% [markdown]
-# In the shape `R` counts tiles, `P` patches and `C` the encoder's width. There are 65 rows for 64 patches: the last is
-# the **class token**, a learned vector that is the same for every picture. Attention can use it as a notepad; it is
-# thrown away at the end. Let us check the order: if only patch 19 changes, only row 19 may change.
+# There are 65 rows for 64 patches: the last is the **class token**, a learned vector that is the same for every
+# picture. Attention can use it as a notepad; it is thrown away at the end. Let us check the order: if only patch 19
+# changes, only row 19 may change.
 
 # %%
 changed = tile.clone()
@@ -249,10 +258,13 @@ assert torch.equal(x_RPC[0, -1], encoder.class_embedding)
 # %% [markdown]
 # ## Where a patch stands
 #
-# A learned vector for each of the 65 rows is added, and inside the encoder's attention every patch is also *turned* by
-# its column and its row: this is RoPE in two dimensions, and chapter 04 explains RoPE. Its effect can be seen without
-# the explanation. Give all patches the same vector, turn each by its place, and compare: how similar two patches are
-# now depends on how far apart they stand, right and down, and on nothing else.
+# A learned vector for each of the 65 rows is added, and inside the encoder's attention every patch's query and key are
+# also *turned* by its column and its row: this is RoPE in two dimensions, and chapter 04 explains RoPE. Its effect can
+# be seen without the explanation. Give all patches the same vector, turn each by its place, and compare: how similar
+# two patches are now depends on how far apart they stand, right and down, and on nothing else.
+#
+# Each map compares one patch with all 64. The numbers are scaled: 1 is a patch and itself, 0 the least similar pair
+# of all.
 
 # %%
 from llama4 import rope
@@ -262,10 +274,10 @@ same = torch.ones(small.patches + 1, 1, small.width // small.heads)
 turned = rope.rotate(same, (cos, sin))[:, 0]
 likeness = turned @ turned.T / turned.shape[-1]
 low = likeness[:-1, :-1].min()
-whole, panels = figure(8, 2.5, 1, 3)
+whole, panels = figure(9.5, 3.2, 1, 3)
 for axes, patch in zip(panels, (0, 27, 62), strict=True):
     matrix(axes, (likeness[patch, :-1].reshape(grid, grid) - low) / (1 - low), numbers=True, highest=1.0)
-    axes.set_title(f"to patch {patch}: 1 is alike, 0 the least")
+    axes.set_title(f"how similar to patch {patch}")
 show(whole, "Three maps of 8 x 8 patches, each darkest at its own patch.")
 apart = likeness[:-1, :-1].reshape(grid, grid, grid, grid)  # row, column of one, row, column of the other
 assert torch.allclose(apart[:-1, :, :-1], apart[1:, :, 1:], atol=1e-5)  # both patches one row further down
@@ -276,9 +288,13 @@ assert torch.allclose(turned[-1], same[-1, 0])  # the class token is not turned
 # %% [markdown]
 # ## The encoder's layers
 #
-# A stack of layers like the decoder's, with two differences: every patch sees every other, before and behind, and
-# LayerNorm and GELU stand where the text model has RMSNorm and SwiGLU. Scout's encoder has 34 layers. Each tile is a
-# sequence of its own: **tiles do not see each other here**. What is in two tiles meets only later, in the text model.
+# A stack of transformer layers. Unlike in the text model, every patch sees every other, before and behind; LayerNorm
+# and GELU stand where the text model has RMSNorm and SwiGLU; and there are no experts. Scout's encoder has 34 layers.
+# Each tile is a sequence of its own: **tiles do not see each other here**. What is in two tiles meets only later, in
+# the text model.
+#
+# To see it, invert the colours of tile 0 and look at all tiles' tokens. (They are 16 a tile and no longer 65, since the
+# encoder ends with step four, which comes next.)
 
 # %%
 with torch.inference_mode():
@@ -342,7 +358,8 @@ assert squares.shape == (1, 16, 4 * small.width) and projected.shape[-1] == llm.
 
 # %% [markdown]
 # And the released models' encoder, on the `meta` device, where tensors have shapes and no numbers: seven tiles of 336 ×
-# 336 pixels, 576 patches each, become 7 × 144 tokens.
+# 336 pixels, 576 patches each, become 7 × 144 tokens. Behind the adapter they are 4096 wide; the projection makes that
+# the text model's 5120.
 
 # %%
 with torch.device("meta"):
@@ -352,7 +369,7 @@ with torch.device("meta"):
 shapes(big_tiles=big_tiles, big_tokens=big_tokens)
 count = sum(weight.numel() for weight in released.parameters())
 print(f"{count:,} parameters")
-assert big_tokens.shape == (7, 144, 4096) and count == 850_960_896
+assert big_tokens.shape == (7, 144, 4096) and count == 850_960_896 and llama4.Config.scout().width == 5120
 
 # %% [markdown]
 # ## Exercises
