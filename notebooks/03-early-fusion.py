@@ -10,7 +10,8 @@
 # layer, and from there on no layer knows which of them were words. No new kind of layer is needed, and text and
 # pictures can be mixed in any order.
 #
-# Chapter 01 made the row of ids, chapter 02 the vectors of a picture. Here they meet.
+# Chapter 01 made the row of ids, chapter 02 the vectors of a picture. Here they meet. In the shapes `B` is the number
+# of conversations (1), `S` the tokens of each, `D` the model's width, the numbers of each token.
 
 # %%
 import math
@@ -35,9 +36,11 @@ assert patch_BS.sum() == len(prompt.tiles) * config.vision.tokens_per_tile == 16
 # %% [markdown]
 # ## One row of vectors
 #
-# `B` is the number of conversations (1), `S` the tokens of each, `D` the model's width, the numbers of each token.
 # First, the table of embeddings gives each id its vector. All `<|patch|>` ids are equal, and so are their vectors. Then
 # `embed` replaces just these by the projected vectors of the picture, first patch to first place and so on.
+#
+# `embed` wants to know which positions the tokens of this call have. That is a `Step`; chapter 05 needs it. Here it is
+# one row from position 0 on.
 
 # %%
 step = Step(starts=(0,), counts=(tokens_BS.shape[1],), width=tokens_BS.shape[1], device=tokens_BS.device)
@@ -74,10 +77,11 @@ assert torch.allclose(before, after, atol=1e-4)
 # %% [markdown]
 # ## Swap the picture
 #
-# The same words, six pictures. For each, how likely does the model find each of six names as the whole answer? The
-# probability of an answer is the product of its tokens' probabilities, each given all before it; products of many small
-# numbers are written as sums of logarithms. One forward pass gives them all: the scores at position *i* are about token
-# *i* + 1.
+# The same words, six pictures. For each, how likely does the model find each of six names as the whole answer, its end
+# marker included? The probability of an answer is the product of its tokens' probabilities, each given all before it. A
+# product of many small numbers soon becomes too small for a computer, so the logarithms are added instead.
+#
+# One forward pass gives them all: the scores at position *i* are about token *i* + 1.
 
 
 # %%
@@ -151,30 +155,33 @@ assert loss.max() > 0 and loss.shape == (4, 4) and round(math.log(2), 2) == 0.69
 # ## The stream runs one way
 #
 # The decoder's attention is **causal**: a token sees itself and what stands before it, never what comes after. The
-# picture stands before the question here. So the picture's tokens cannot know what will be asked: their scores are the
-# same for any question. The question's tokens see the picture.
+# picture stands before the question here. So the picture's tokens cannot know what will be asked: the scores at their
+# positions are the same for any question. The question's tokens see the picture. We ask in English and in German, with
+# the picture before the question and behind it:
 
 
 # %%
-def scores(parts: list[dict], tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores at every position of one message, and which positions are the picture's."""
-    ids = llama4.chat.encode(tokenizer, [{"role": "user", "content": parts}], config.vision).ids
+def picture_scores(parts: list[dict]) -> torch.Tensor:
+    """Scores at the picture's tokens of a message of these parts."""
+    asked = llama4.chat.encode(tokenizer, [{"role": "user", "content": parts}], config.vision)
+    asked_BS = torch.tensor([asked.ids])
     with torch.inference_mode():
-        return model(torch.tensor([ids]), images=tiles)[0], torch.tensor(ids) == config.patch_id
+        return model(asked_BS, images=asked.tiles)[asked_BS == config.patch_id]
 
 
 image = {"type": "image", "image": dog}
 questions = [{"type": "text", "text": text} for text in ("What is this?", "Was ist das?")]
-first = [scores([image, question], prompts[0].tiles) for question in questions]
-last = [scores([question, image], prompts[0].tiles) for question in questions]
-for title, ((one, at_one), (other, at_other)) in (("picture first", first), ("question first", last)):
-    print(f"{title}: largest difference at the picture's tokens {(one[at_one] - other[at_other]).abs().max():.4f}")
-assert torch.allclose(first[0][0][first[0][1]], first[1][0][first[1][1]], atol=1e-3)
-assert (last[0][0][last[0][1]] - last[1][0][last[1][1]]).abs().max() > 0.01
+first = [picture_scores([image, question]) for question in questions]
+last = [picture_scores([question, image]) for question in questions]
+shapes(picture_scores=first[0])
+for title, (one, other) in (("picture first", first), ("question first", last)):
+    print(f"{title}: largest difference at the picture's tokens {(one - other).abs().max():.4f}")
+assert torch.allclose(*first, atol=1e-3)
+assert (last[0] - last[1]).abs().max() > 0.01
 
 # %% [markdown]
-# With the question in front the picture's tokens change: already in the decoder's first layer they are read *in the
-# light of the question*. The vectors that come out of the vision encoder never are.
+# With the question in front the picture's tokens change: from the decoder's first layer on they are read *in the light
+# of the question*. The vectors that come out of the vision encoder never are.
 #
 # ## Several pictures
 #
@@ -212,9 +219,10 @@ assert "2 groups of 16" in message and "hold 1 tiles" in message
 # %% [markdown]
 # ## Video
 #
-# A video is a few still frames, each a picture of one tile. Which frames? The video is cut into as many equal stretches
-# as frames are wanted, and the middle of each is taken: of 20 frames and 4 wanted, numbers 2, 7, 12 and 17. Here a
-# rocket rises for 20 frames.
+# A video is a few still frames, each a picture of one tile. Which frames is left to the caller. This package cuts the
+# video into as many equal stretches as frames are wanted, and takes the middle of each: of 20 frames and 4 wanted,
+# numbers 2, 7, 12 and 17, counted from 0. Here a rocket rises for 20 frames; below are the four that are taken, and
+# they become a prompt.
 
 # %%
 from llama4.video import frames, middles
@@ -247,8 +255,8 @@ assert video.ids.count(config.image_start_id) == 4 and video.ids.count(config.pa
 
 # %% [markdown]
 # To the model a video is thus nothing but several pictures in a row: it tells their order from where they stand in the
-# stream. What our small model can *say* about several pictures is little; its [model
-# card](../llama4/assets/tiny/README.md) has the numbers.
+# stream. How often our small model is right about several pictures, its [model card](../llama4/assets/tiny/README.md)
+# says.
 #
 # ## Exercises
 #
@@ -256,13 +264,13 @@ assert video.ids.count(config.image_start_id) == 4 and video.ids.count(config.pa
 #
 # <details><summary>Answer</summary>
 #
-# No. Its rows are replaced before the first layer, so the loss does not depend on them and their gradient is zero.
+# No. Its vectors are replaced before the first layer, so the loss does not depend on them and their gradient is zero.
 #
 # </details>
 
 # %% [markdown]
-# **2.** How many one-tile pictures fit into a context of 8192 tokens, for the small model and for one with Scout's 144
-# tokens a tile?
+# **2.** How many one-tile pictures, and nothing else, fit into a context of 8192 tokens, for the small model and for
+# one with Scout's 144 tokens a tile?
 #
 # <details><summary>Answer</summary>
 #
