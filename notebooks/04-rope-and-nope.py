@@ -8,8 +8,8 @@
 # positions must be put in. Llama 4 puts them into most layers, by **rotary position embedding** (RoPE), and leaves
 # them out of every fourth layer (NoPE, no positional embedding). Meta calls the mixture **iRoPE**, i for interleaved.
 #
-# We build it up from one pair of numbers, check each step against the trained model, and end with a picture of what
-# each layer of a period of four can know.
+# We build it up from one pair of numbers and try it on the trained model. Then we see what a token can know after each
+# layer of a period of four, and why the position is counted inside the chunk.
 
 # %%
 import copy
@@ -39,8 +39,9 @@ scout = llama4.Config.scout()
 # %% [markdown]
 # ## A position is a turn
 #
-# Take two numbers of a query as a point of the plane. RoPE turns that point about the origin, by an angle that grows
-# with the position. A head of width K holds K/2 such pairs, and each pair has its own speed, in radians a token:
+# Take two numbers of a query or a key as a point of the plane. RoPE turns that point about the origin, by an angle that
+# grows with the position. A head of width K holds K/2 such pairs, and pair i, counted from 0, has its own speed, in
+# radians a token:
 #
 # $$\text{frequency}_i = \theta^{-2i/K}$$
 #
@@ -70,8 +71,8 @@ for pair, axes in enumerate(panels):
 show(whole, "Four circles with the positions 0 to 7 on them: far apart in pair 0, close together in pair 3.")
 
 # %%
-third_position = turned_S1K[3, 0]
-assert torch.allclose(third_position[:2], torch.tensor([math.cos(3.0), math.sin(3.0)]))  # pair 0: 1 rad a token
+at_position_3 = turned_S1K[3, 0]
+assert torch.allclose(at_position_3[:2], torch.tensor([math.cos(3.0), math.sin(3.0)]))  # pair 0: 1 rad a token
 assert torch.allclose(turned_S1K.square().sum(-1), x_S1K.square().sum(-1))  # a turn changes no length
 
 # %% [markdown]
@@ -79,7 +80,8 @@ assert torch.allclose(turned_S1K.square().sum(-1), x_S1K.square().sum(-1))  # a 
 #
 # If the query is turned by its position and the key by its own, the angle between the two changes by the difference
 # alone. So does their product, the score. Below one query and one key, drawn at random, are put at all pairs of
-# positions from 0 to 11. Every diagonal of the table, one distance each, is one colour.
+# positions from 0 to 11: `S` positions of the query, `T` of the key. Every diagonal of the table, one distance each, is
+# one colour, the deeper the blue the higher the score. And 500 tokens later the table is the same.
 
 # %%
 generator = torch.Generator().manual_seed(1)
@@ -87,14 +89,15 @@ q_1K, k_1K = torch.randn(2, 1, 32, generator=generator)
 freqs = rope.frequencies(32, config.rope_theta, None)
 
 
-def score_table(positions: torch.Tensor) -> torch.Tensor:
+def score_table(positions: torch.Tensor, freqs: torch.Tensor) -> torch.Tensor:
     """Scores of the one query (rows) and the one key (columns) at all these positions."""
     turn = rope.rotation(positions, freqs)
     q_S1K, k_S1K = (rope.rotate(x.expand(len(positions), 1, 32), turn) for x in (q_1K, k_1K))
     return q_S1K[:, 0] @ k_S1K[:, 0].T
 
 
-scores_ST = score_table(torch.arange(12))
+scores_ST = score_table(torch.arange(12), freqs)
+shapes(q_1K=q_1K, k_1K=k_1K, scores_ST=scores_ST)
 whole, axes = figure(3.6, 3.2)
 matrix(axes, scores_ST, signed=True)
 axes.set_title("score of a query (row) and a key (column)")
@@ -103,13 +106,17 @@ show(whole, "A 12 x 12 table whose diagonals each have one colour.")
 for distance in range(-11, 12):
     diagonal = scores_ST.diagonal(distance)
     assert (diagonal - diagonal[0]).abs().max() < 1e-4
-assert (scores_ST - score_table(torch.arange(12) + 500)).abs().max() < 1e-3  # 500 tokens later: the same table
+assert (scores_ST - score_table(torch.arange(12) + 500, freqs)).abs().max() < 1e-3  # 500 tokens later
 
 # %% [markdown]
 # A trained head makes use of that. Imagine a chunk filled with one and the same word. All queries are then equal
-# before they are turned, and so are all keys: whatever the last token prefers, it prefers by distance. The chapter
-# asks the trained model's first layer and its last, which is a NoPE layer. `project` is the part of a layer's
-# attention that makes queries, keys and values, positions included.
+# before they are turned, and so are all keys: whatever the last token prefers, it prefers by distance. We give the
+# word's embeddings to the trained model's first layer, and to its last, which is a NoPE layer.
+#
+# `project` is the part of a layer's attention that makes queries, keys and values, positions included. A `Step` tells
+# it where the tokens stand: one row, from position 0, 384 tokens. The shapes have two new letters. `H` counts the heads
+# of queries and `G` those of keys and values, which are fewer, so that several query heads share one: 40 and 8 in
+# Scout, 6 and 2 here. ([All letters](../docs/notation.md).)
 
 # %%
 word = llm.tokenizer.encode("dog")[0]
@@ -126,18 +133,20 @@ for number, axes in zip((0, 3), panels, strict=True):
     axes.set_xlabel("distance from the last token")
 panels[0].set_ylabel("score")
 shapes(q_BSHK=q_BSHK, k_BSGK=k_BSGK)
-show(whole, "Left six wavy curves over the distance, right six flat lines.")
+show(whole, "Left wavy curves over the distance, one a head; right only flat lines.")
 
 assert (curves[0].amax(0) - curves[0].amin(0)).max() > 0.5  # the RoPE layer cares how far
 assert (curves[3] - curves[3][:1]).abs().max() < 1e-4  # the NoPE layer cannot
+assert (scout.heads, scout.kv_heads) == (40, 8) and q_BSHK.shape[1:3] == (384, 6) and k_BSGK.shape[2] == 2
 
 # %% [markdown]
 # ## Which numbers form a pair
 #
 # Nothing says that a pair must be two neighbours. Meta's code pairs **neighbours**, (2i, 2i+1). Most code on the
 # Hugging Face hub splits the head in **halves** and pairs (i, i + K/2); its Llama 2 and 3 checkpoints were permuted to
-# fit. Llama 4 breaks with that: neighbours in both formats, no permutation. The two tables show the turn of position 3
-# as a matrix, once either way. The second is the first with its rows and columns reordered.
+# fit. Llama 4 breaks with that: neighbours in Meta's files and in Hugging Face's, no permutation. The two tables show
+# the turn of position 3 as a matrix, once either way, blue above 0 and red below. The second is the first with its rows
+# and columns reordered.
 
 
 # %%
@@ -166,9 +175,10 @@ blocks = rearrange(rope.rotate(torch.eye(8), turn), "(a two) (b three) -> a b tw
 assert all(bool(blocks[a, b].any()) == (a == b) for a in range(4) for b in range(4))
 
 # %% [markdown]
-# Each convention is fine. A mixture is not: rows permuted as for Llama 3 but turned as neighbours, or the other way
-# round. Nothing crashes, no shape is wrong, no norm changes. We measure the damage on the trained model. It reads
-# eight pictures with their names; the figure of merit is the probability it gives to a token of the right name.
+# Each convention is fine. A mixture is not: rows of the query and key weights permuted as for Llama 3 but turned as
+# neighbours, or the other way round. Nothing crashes, no shape is wrong, no length changes. An answer may even come out
+# right. So we measure the damage on the trained model: it reads eight pictures with their names, and we compare the
+# probability that it gives to the tokens of the right names.
 
 # %%
 PICTURES = ("dog-face", "guitar", "rocket", "strawberry", "penguin", "pizza", "house", "key")
@@ -192,7 +202,7 @@ def name_probability(model: llama4.Llama4, rotate: object) -> float:
         ids = torch.tensor([prompt.ids + (name := llm.tokenizer.encode(picture.names["en"]))])
         step = Step((0,), (ids.shape[1],), ids.shape[1], ids.device)
         x_BSD = model.embed(ids, prompt.tiles, step)
-        with mock.patch.object(rope, "rotate", rotate):
+        with mock.patch.object(rope, "rotate", rotate):  # what every text layer calls
             logits_BSV = model.decoder.logits(model.decoder(x_BSD, step, None))
         told += logits_BSV[0, -len(name) - 1 : -1].log_softmax(-1)[range(len(name)), name].tolist()
     return math.exp(sum(told) / len(told))
@@ -208,11 +218,11 @@ found = {
 }
 for case, probability in found.items():
     print(f"{case:<28} {probability:.4f}")
-wrong = type(llm)(as_llama_3, llm.tokenizer)
+wrong = llama4.LLM(as_llama_3, llm.tokenizer)
 for name in PICTURES[:4]:
     picture = shown(name).picture
     answers = llm.generate("What is this?", [picture]), wrong.generate("What is this?", [picture], max_new_tokens=12)
-    print(f"{name:<12} as it should be: {answers[0]!r:<16} permuted: {answers[1]!r}")
+    print(f"{name:<12} as stored: {answers[0]!r:<24} permuted: {answers[1]!r}")
 
 right, other, *mixed = found.values()
 assert math.isclose(right, other, rel_tol=1e-3)  # two conventions, one model
@@ -222,10 +232,13 @@ assert max(mixed) < 0.9 * right  # and two mistakes that nothing announces
 # ## Fast pairs and slow pairs
 #
 # Scout's heads are 128 wide, so there are 64 pairs, with θ = 500 000. The first turns by one radian a token, a full
-# turn in 6.3 tokens. The last needs 2.6 million tokens for a turn. Scout then slows the slow ones further, as Llama 3
-# did: a pair whose full turn takes longer than 8192 tokens, the length of a chunk, gets 16 times slower. In Llama 3
-# there is a zone between fast and slow where the two are blended. Scout sets both of the zone's ends to 1, so nothing
-# lies in it.
+# turn in 6.3 tokens. The last needs 2.6 million tokens for a turn. Scout then slows the slow ones further, as Llama 3.1
+# did: a pair whose full turn takes longer than 8192 tokens, the length of a chunk, gets 16 times slower. (Maverick does
+# without.)
+#
+# In Llama 3.1 there is a zone between fast and slow where the two are blended. Its ends are counted in full turns
+# within 8192 tokens, 1 and 4. Scout sets both ends to 1, so nothing lies in the zone. The picture's third curve, the
+# stale one, has Llama 3.1's values: the next section is about it.
 
 # %%
 plain = rope.frequencies(scout.head_width, scout.rope_theta, None)
@@ -249,6 +262,7 @@ slow = 2 * math.pi / plain > 8192
 print(f"{int(slow.sum())} of {len(plain)} pairs are slow; the first of them is pair {int(slow.nonzero()[0])}")
 assert f"{2 * math.pi / plain[0]:.1f}" == "6.3" and f"{2 * math.pi / plain[-1] / 1e6:.1f}" == "2.6"
 assert torch.equal(scaled[~slow], plain[~slow]) and torch.allclose(scaled[slow] * 16, plain[slow])
+assert (scout.rope_theta, len(plain)) == (500_000, 64) and llama4.Config.maverick().rope_scaling is None
 
 # %% [markdown]
 # What are slow pairs good for? Within a chunk they hardly turn: after scaling, less than a sixteenth of a full turn
@@ -257,9 +271,9 @@ assert torch.equal(scaled[~slow], plain[~slow]) and torch.allclose(scaled[slow] 
 #
 # ### A trap: the stale scaling
 #
-# Scout's first `config.json` carried Llama 3's values, factor 8 with a blending zone from 1 to 4, and a conversion
-# script still writes them. A model loaded so works on short prompts. The angles drift apart with the distance, so the
-# harm shows late.
+# Scout's first `config.json` carried Llama 3.1's values, factor 8 with a blending zone from 1 to 4, and the conversion
+# script of `transformers` still writes them. On short prompts a model loaded so seems right. The angles drift apart
+# with the distance, so the harm shows late.
 
 # %%
 distances = torch.arange(8192)
@@ -272,14 +286,14 @@ axes.set_xlabel("distance of query and key")
 axes.set_ylabel("worst angle, rad off")
 axes.legend()
 show(whole, "The worst angle's error over the distance, a straight line that passes half a turn.")
-print(
-    f"{int((stale != scaled).sum())} of 64 pairs differ; half a turn is reached at {int((drift > math.pi).nonzero()[0])}"
-)
+half = int((drift > math.pi).nonzero()[0])
+print(f"{int((stale != scaled).sum())} of 64 pairs differ; the worst is half a turn off from distance {half} on")
 assert drift[50] < 0.1 and drift[-1] > 2 * math.pi
+assert 8192 * scaled[slow].max() < 2 * math.pi / 16  # a slow pair, from one end of a chunk to the other
 
 # %% [markdown]
-# The package reads a file that is Scout's in every dimension with the right values, and says so. The two functions
-# are the reader and the writer of Hugging Face's `config.json`.
+# So the package does not trust these values in a file that is otherwise Scout's: it reads 16 and 1, and says so.
+# `to_hf` makes the contents of Hugging Face's `config.json`, `from_hf` reads them.
 
 # %%
 from llama4.config_io.hf import from_hf, to_hf
@@ -297,12 +311,14 @@ assert read.rope_scaling == scout.rope_scaling and len(said) == 1
 # %% [markdown]
 # ## Then the norm
 #
-# In Scout, and in the small model, each head's query and key are normed after they are turned: divided by their root
-# mean square, without a weight. Its name is **QK norm**. Maverick has none. Since a turn changes no length, norm and
-# turn could change places in exact arithmetic. In bf16 each step rounds, so the order is part of the model.
+# In the RoPE layers of Scout, and of the small model, each head's query and key are normed after they are turned:
+# divided by their root mean square, without a weight. This is **QK norm**. Maverick has none. Since a turn changes no
+# length, norm and turn could change places in exact arithmetic. In bf16 each step rounds, so the order is part of the
+# model.
 #
 # What the norm is good for is a bound. A normed head of width K has length √K. The product of two is at most K, the
-# score, divided by √K, at most √K: 11.3 for Scout, 5.7 here. No token can shout louder.
+# score, divided by √K, at most √K: 11.3 for Scout, 5.7 here. No token can shout louder. The NoPE layer, the last in the
+# list below, is not normed: its queries have any length, and no bound holds for its scores.
 
 # %%
 prompt = llm.encode("What is this?", images=[shown("dog-face").picture])
@@ -327,7 +343,7 @@ assert f"{math.sqrt(scout.head_width):.1f}" == "11.3" and not llama4.Config.mave
 
 # %% [markdown]
 # The bound has a price. If one key of a full chunk has the highest score there is and the others have 0, how much of
-# the weight does it get? Nearly all in Scout, less than half in the small model, whose heads are narrow.
+# the weight does it get? Nine tenths in Scout, less than half in the small model, whose heads are narrow.
 
 # %%
 share = {}
@@ -335,14 +351,15 @@ for name, model in (("Scout", scout), ("tiny", config)):
     top = math.exp(math.sqrt(model.head_width))
     share[name] = top / (top + model.chunk - 1)
     print(f"{name:<6} {share[name]:.3f} of the weight, in a chunk of {model.chunk}")
-assert share["Scout"] > 0.9 and share["tiny"] < 0.5 and f"{bound:.1f}" == "5.7"
+assert f"{share['Scout']:.1f}" == "0.9" and share["tiny"] < 0.5 and f"{bound:.1f}" == "5.7"
 
 # %% [markdown]
 # ## A period of four
 #
 # Now the layers. `config.layers` spells them out. In the pictures a chunk is 4 positions long, a row is a query, a
-# column a key. Three layers see their own chunk: position 8 begins a new one and sees itself alone, position 7, right
-# before it, sees four. This is not a window that slides along. The fourth layer sees everything before.
+# column a key, dark is seen. Three layers see their own chunk: position 8 begins a new one and sees itself alone,
+# position 7, right before it, sees four. This is not a window that slides along. The fourth layer sees itself and
+# everything before.
 
 # %%
 small = replace(config, chunk=4)
@@ -362,7 +379,8 @@ assert nope == list(range(3, 48, 4)) and all(scout.layers[number].span == "all" 
 # %% [markdown]
 # What can a token *know* after some layers? A layer passes on what its sources already knew, so the masks multiply.
 # After three chunked layers nothing has left its chunk: chunked layers add depth, not reach. One NoPE layer then lets
-# everything through, and what it brought in is at hand for the chunked layers of the next period.
+# everything through, and what it brought in is at hand for the chunked layers of the next period. The pictures come out
+# the same as the masks.
 
 # %%
 knows = torch.eye(12)
@@ -375,15 +393,16 @@ for number, axes in enumerate(panels):
 show(whole, "What each position can know: blocks after layers 0 to 2, everything before after layer 3.")
 
 # %% [markdown]
-# The same on the trained model, by experiment. Its chunk is 384 positions. We write the pictures' names in all their
-# languages one after the other, change one token in the second chunk, and look where the model's vectors change,
-# layer by layer.
+# The same on the trained model, by experiment. Its chunk is 384 positions. We write the names of 28 pictures in sixteen
+# languages one after the other, change one token in the second chunk, and look where the model's vectors change, layer
+# by layer. In the picture, no change at all is drawn at the bottom.
 
 # %%
 import json
 
 table = json.loads((FOLDER / "names.json").read_text(encoding="utf-8"))
 names = [name for entry in table.values() for name in entry["names"].values()]
+assert len(names) == 28 * 16 and config.chunk == 384
 ids = llm.tokenizer.encode("\n".join(names))[: 3 * config.chunk]
 changed, place = list(ids), config.chunk + 100
 changed[place] = (ids[place] + 7) % 3000  # some other word
@@ -420,9 +439,11 @@ for number, change_S in change.items():
 # %% [markdown]
 # ## A layer without order
 #
-# To a NoPE layer its past is a bag. We feed the trained layers 64 vectors, then the same with all but the last in
-# another order, and compare what the last one gets. How, then, can layer 3 tell "dog bites man" from "man bites dog"?
-# The RoPE layers below have already written the neighbourhood into each vector.
+# To a NoPE layer its past is a bag. We take 64 vectors that layer 3 gets and feed them to the attention of every layer,
+# then the same with all but the last in another order, and compare what the last one gets.
+#
+# How, then, can layer 3 tell "dog bites man" from "man bites dog"? The RoPE layers below have already written the
+# neighbourhood into each vector.
 
 # %%
 x_BSD = states[2][0][:, :64]  # what layer 3 gets
@@ -440,9 +461,12 @@ assert effect[3] < 1e-4 < 1e-2 < min(effect[number] for number in (0, 1, 2))
 #
 # A RoPE layer compares positions of one chunk only, and only their difference counts. So this package turns by the
 # position *inside* the chunk, `position % chunk`. In exact arithmetic that changes nothing. In floating point it does:
-# an fp32 number near ten million has steps of 1, and the product with a frequency keeps only 24 bits, of which most
-# go into whole turns. Here is the worst angle between two positions of Scout's last chunk, against fp64, once by the
-# absolute position, as both reference implementations do, and once inside the chunk.
+# fp32 numbers near ten million are 1 apart, and the product with a frequency keeps only 24 bits, of which most go into
+# whole turns.
+#
+# We take the angles between the first position of Scout's last chunk and all others in it, and compare them with fp64.
+# Here is the worst error, once by the absolute position, as Meta's code and Hugging Face's turn, and once inside the
+# chunk.
 
 # %%
 positions = torch.arange(scout.max_context - scout.chunk, scout.max_context)
@@ -459,15 +483,16 @@ def worst_angle(used: torch.Tensor) -> float:
 absolute, inside = worst_angle(positions), worst_angle(positions % scout.chunk)
 print(f"by absolute position {absolute:.2f} rad off, inside the chunk {inside:.5f} rad off")
 assert absolute > 0.5 and inside < 3e-4
+assert torch.tensor(1e7).nextafter(torch.tensor(math.inf)) == 10_000_001
 
 near = torch.arange(config.chunk, config.chunk + 40)  # small positions: both ways give the same scores
 freqs = rope.frequencies(32, config.rope_theta, config.rope_scaling)
-assert (score_table(near) - score_table(near % config.chunk)).abs().max() < 1e-3
+assert (score_table(near, freqs) - score_table(near % config.chunk, freqs)).abs().max() < 1e-3
 
 # %% [markdown]
-# So positions enter only where they are small, and the layers that reach far have none.
-# [Chapter 05](05-chunks-and-cache.ipynb) follows what that saves in the cache,
-# [chapter 06](06-ten-million-tokens.ipynb) what it takes for ten million tokens.
+# So positions enter only where they are small, and the layers that reach far have none, but for one factor that makes
+# late queries longer. [Chapter 05](05-chunks-and-cache.ipynb) follows what chunks save in the cache,
+# [chapter 06](06-ten-million-tokens.ipynb) what ten million tokens take, that factor included.
 #
 # ## Exercises
 #
@@ -501,9 +526,8 @@ assert (score_table(near) - score_table(near % config.chunk)).abs().max() < 1e-3
 
 # %%
 assert round(2 * math.pi / float(scaled[20])) == 379 and scaled[20] == plain[20]
-position = torch.tensor([[20_000]])
 for number, keys in ((2, 3617), (3, 20_001)):
-    row = mask(replace(scout, chunk=scout.chunk), scout.layers[number], torch.arange(16_384, 20_001)[None])[0, -1]
+    row = mask(scout, scout.layers[number], torch.arange(16_384, 20_001)[None])[0, -1]
     before = 16_384 if scout.layers[number].span == "all" else 0  # the two chunks that were left out
     assert int(row.sum()) + before == keys
 
