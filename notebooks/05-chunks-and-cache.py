@@ -4,9 +4,10 @@
 # *What the model remembers between two tokens it writes, why three layers of four need only one chunk of it, and what
 # goes wrong when a decode step forgets the chunk.*
 #
-# A model writes one token at a time. No token looks ahead, so what it computed for the earlier ones still holds when a
-# new one arrives. Keys and values are therefore kept in a **cache**, and a step computes those of one token only. How
-# much must be kept follows from who may still look at it.
+# A model reads its prompt at once, the **prefill**, and then writes one token at a time, the **decode**. No token looks
+# ahead, so what was computed for the earlier ones still holds when a new one arrives. Keys and values are therefore
+# kept in a **cache**, and a decode step computes those of one token only. How many must be kept depends on who may
+# still look at them.
 
 # %%
 import copy
@@ -43,6 +44,7 @@ scout = llama4.Config.scout()
 positions_BS = torch.arange(1200)[None]
 chunked_S = masks.chunked(positions_BS, positions_BS, config.chunk)[0].sum(-1)
 global_S = masks.causal(positions_BS, positions_BS)[0].sum(-1)
+shapes(positions_BS=positions_BS, chunked_S=chunked_S, global_S=global_S)
 whole, axes = figure(7, 2.6)
 axes.plot(global_S, label="global layer")
 axes.plot(chunked_S, label="chunked layer")
@@ -55,9 +57,11 @@ assert chunked_S[[383, 384, 385]].tolist() == [384, 1, 2]
 
 # %% [markdown]
 # The drop is sharp. The token at position 384 sees itself and nothing else, in three layers of four. A window that
-# slides along would be kinder to it. What do chunks have in exchange? A long prompt falls into pieces that have
-# nothing to do with each other, so the layer folds the chunks onto the batch dimension and runs plain causal
-# attention on them. The comparisons per layer shrink from about S²/2 to S · chunk / 2.
+# slides along would be kinder to it, and save as much work. What do chunks have in exchange? A long prompt falls into
+# pieces that have nothing to do with each other. So the layer folds the chunks onto the batch dimension and runs plain
+# causal attention on them, without a mask of its own.
+#
+# Either way the comparisons shrink, from about S²/2 a head and layer to S · chunk / 2 with chunks.
 
 # %%
 million = 2**20
@@ -75,8 +79,9 @@ assert round(pairs_global / pairs_chunked) == 128
 # of the old chunk stays in the higher slots for a while, and no mask lets anyone see it: a query sees the slots up to
 # its own.
 #
-# Here is the real `LayerCache`, with a chunk of 4. As keys we store the positions themselves, so that we can read back
-# who lies where.
+# Here is the real `LayerCache`. Its `period` is the chunk, 4 positions, and its `limit` is more tokens than we feed. A
+# `Step` says where a call's tokens stand: one token, at `position`. As keys we store the positions themselves, so that
+# we can read back who lies where.
 
 # %%
 CHUNK, COUNT = 4, 13
@@ -91,7 +96,7 @@ for position in range(COUNT):
     held.append([key if slot <= position else -1 for slot, key in enumerate(keys)])  # -1: nothing there yet
     seen.append(masks.cached(step.positions_BS, CHUNK, CHUNK)[0, 0].int().tolist())
 shapes(key_BSGK=key_BSGK, k_BTGK=cache.k_BTGK)
-print("after position 5 the slots hold", held[5], "and it sees", seen[5])
+print("after position 5 the slots hold", held[5], "and the query there sees (1) or not (0)", seen[5])
 assert held[5] == [4, 5, 2, 3] and seen[5] == [1, 1, 0, 0]
 for position in range(COUNT):
     in_sight = [key for key, visible in zip(held[position], seen[position], strict=True) if visible]
@@ -109,7 +114,7 @@ for position, row in enumerate(held):
         axes.text(position, slot, "" if key < 0 else key, ha="center", va="center", color=ink, fontsize=8)
 
 # %% [markdown]
-# The picture has a column for each position. Where scripts run, in Jupyter, a slider below it goes through them.
+# The picture below has a column for each position. Where scripts run, in Jupyter, a slider under it goes through them.
 
 
 # %%
@@ -129,14 +134,14 @@ frames = [
     for at in range(COUNT)
 ]
 markup = slider(frames, "position", {"empty": "#ffffff", "left over": "#dddddd", "seen": BLUE})
-interactive(markup, whole, "Four rows of slots over 13 positions: each new chunk overwrites them from the top.")
+interactive(markup, whole, "Four rows of slots over 13 positions: each new chunk overwrites them, slot 0 first.")
 
 # %% [markdown]
 # ## Cached equals uncached
 #
-# The promise of a cache is that nobody can tell it is there. We check it on the trained model, over a chunk boundary,
-# with a real prompt: six questions about pictures with their answers, and then a long text, the names of all pictures
-# in all the model's languages.
+# The promise of a cache is that nobody can tell it is there. We check it on the trained model, over two chunk
+# boundaries, with a real prompt: six questions about pictures with their answers, and then a long text, the names of
+# 28 pictures in sixteen languages.
 
 # %%
 PICTURES = ("dog-face", "guitar", "rocket", "pizza", "house", "key")
@@ -155,8 +160,8 @@ whole_BSV = llm.model(tokens_BS, images=prompt.tiles)
 shapes(whole_BSV=whole_BSV)
 
 # %% [markdown]
-# `whole_BSV` are the scores after one call on all tokens, without a cache. Now the other way: 300 tokens in one call,
-# the remaining 600 one by one, each call with one token and the cache.
+# `whole_BSV` are the scores of one call on all tokens, without a cache. Now the other way: 300 tokens in one call, the
+# remaining 600 one by one, each call with one token and the cache.
 
 
 # %%
@@ -169,14 +174,16 @@ def one_by_one(model: llama4.Llama4) -> torch.Tensor:
 
 cached_SV = one_by_one(llm.model)
 difference = (cached_SV - whole_BSV[0, START:]).abs().amax(-1)
+shapes(cached_SV=cached_SV)
 print(f"largest difference of any score {difference.max():.1e}, scores go up to {whole_BSV.abs().max():.1f}")
 assert difference.max() < 1e-3
 assert (cached_SV.argmax(-1) == whole_BSV[0, START:].argmax(-1)).float().mean() > 0.99  # but for a tie
 
 
 # %% [markdown]
-# Nor does it matter how a prompt is cut. Several tokens may arrive on a filled cache, and a piece may lie across a
-# boundary: the layer cuts it there. The engine, which cuts at pictures as it must, reads in pieces of at most 100.
+# Nor does it matter how a prompt is cut. Several tokens may arrive on a filled cache, and a call may lie across a
+# boundary: a chunked layer then works on each side by itself. `prefill` is what reads prompts for `generate`. Here it
+# reads ours in pieces of at most 100 tokens, never cutting inside a tile, and ends at the same scores.
 
 # %%
 cache = llm.model.new_cache(1, END)
@@ -184,7 +191,7 @@ piece = Step((300,), (200,), 200, torch.device("cpu"))
 print("a call with positions 300 to 499 is cut into columns", piece.pieces(config.chunk))
 assert piece.pieces(config.chunk) == [(0, 84), (84, 200)]
 last_BV = prefill(llm.model, cache, [replace(prompt, ids=prompt.ids[:END])], size=100)
-sayable = torch.arange(config.vocab_size) != config.patch_id  # the engine bars the places of pictures
+sayable = torch.arange(config.vocab_size) != config.patch_id  # `prefill` makes sure that <|patch|> is never written
 assert (last_BV[0] - whole_BSV[0, -1])[sayable].abs().max() < 1e-3
 
 # %% [markdown]
@@ -202,8 +209,9 @@ assert [layer.k_BTGK.shape[1] for layer in tiny_cache.layers] == [384, 384, 384,
 assert tiny_cache.nbytes == cache_bytes(config, 1, END, number_bytes=4)["total"]
 
 # %% [markdown]
-# `cache_bytes` counts what a cache of any size would take, here in fp32, and agreed with the real one. So we may ask it
-# about Scout.
+# `cache_bytes` computes what a cache of any size takes, and has just agreed with a real one, in fp32. So we may ask it
+# about Scout, in bf16. The axes of the picture are logarithmic. Up to 8192 tokens all layers grow; from there on the
+# chunked ones are full, and only the global ones do.
 
 # %%
 slot = 2 * scout.kv_heads * scout.head_width * 2
@@ -232,7 +240,7 @@ for kind, layers in (("chunked", 36), ("global", 12)):
     print(f"Scout at {million:,} tokens: {layers} {kind} layers, {found[kind] / layers / 1e6:,.1f} MB each, "
           f"{found[kind] / 1e9:.1f} GB")  # fmt: skip
 print(f"all together {found['total'] / 1e9:.1f} GB; without chunks {48 * million * slot / 1e9:.0f} GB")
-assert found["global"] / 12 == 128 * found["chunked"] / 36
+assert found["global"] / 12 == 128 * found["chunked"] / 36 and found["global"] > 0.97 * found["total"]
 assert found == {"chunked": 36 * 8192 * slot, "global": 12 * million * slot, "total": found["total"]}
 assert f"{found['chunked'] / 1e9:.1f} {found['global'] / 1e9:.1f}" == "1.2 51.5"
 
@@ -243,19 +251,20 @@ logarithmic(axes, "y")
 axes.set_ylim(1, 1e4)
 axes.set_xlabel("layer of Scout")
 axes.set_ylabel("MB at 2^20 tokens")
+axes.set_title("every fourth layer is global")
 show(whole, "48 bars: every fourth reaches 4,295 MB, the others 34 MB.")
 
 # %% [markdown]
-# The same ratio holds for time. Writing a token means reading the cache once: at a million tokens a global layer reads
-# 128 times what a chunked one does. So at long contexts nearly all of the memory and of the reading is the twelve NoPE
-# layers', the subject of [chapter 06](06-ten-million-tokens.ipynb).
+# Time follows the memory. Writing a token means reading once what it may see: at a million tokens that is, in a global
+# layer, at least 128 times as much as in a chunked one. So at long contexts nearly all of the memory and of the reading
+# is the twelve NoPE layers', the subject of [chapter 06](06-ten-million-tokens.ipynb).
 #
 # ## The decode step that forgets the chunk
 #
-# Meta's reference code builds its masks when a call has more than one token. A call with a single token gets none. For
-# a global layer that is right: everything in its cache is the past. For a chunked layer it is not. Its cache keeps all
-# tokens, and the new one sees all of them. Nothing shows inside the first chunk. Behind it, prefill and decode are two
-# different models.
+# Meta's reference code builds its masks only when a call has more than one token. A call with a single token gets none.
+# For a global layer that is right: everything in its cache is the past. For a chunked layer it is not. There too
+# Meta's cache keeps all tokens, and the new one sees all of them. Nothing shows inside the first chunk. Past it,
+# prefill and decode are two different models.
 #
 # We rebuild that behaviour from this package's own parts. In a prefill the layer keeps to the chunk. On a cache it
 # does as a global layer does, with keys turned by their absolute positions. (That this is what Meta's code computes is
@@ -267,7 +276,7 @@ show(whole, "48 bars: every fourth reaches 4,295 MB, the others 34 MB.")
 class Forgetful(WithinChunk):
     """The chunk in a prefill, as it should be; on a cache, everything."""
 
-    block = 1
+    block = 1  # queries that share a mask, in `Everything`
     cached = Everything.cached
 
 
@@ -284,8 +293,8 @@ def as_meta_decodes(model: llama4.Llama4) -> llama4.Llama4:
 
 
 # %% [markdown]
-# Without a cache the copy is the same model. One token at a time it is not. Both are compared with the one call on all
-# tokens, which every implementation agrees on.
+# Without a cache the copy is the same model. One token at a time it is not. We compare the two ways of decoding, the
+# forgetful one and this package's, with the one call on all tokens, about which Meta's code and ours agree (chapter 08).
 
 # %%
 forgetful = as_meta_decodes(llm.model)
@@ -302,13 +311,14 @@ for edge in (384, 768):
 logarithmic(axes, "y")
 axes.set_xlabel("position (dashed: a chunk begins)")
 axes.set_ylabel("largest difference of a score")
-axes.legend(loc="center right")
-show(whole, "Two lines lie together up to position 384; there the red one jumps by many orders of magnitude.")
+axes.legend(loc="center")
+show(whole, "Two lines lie together up to position 384; there the line of the forgotten chunk jumps up and stays.")
 assert error[: 384 - START].max() < 1e-3 < 0.5 < error[384 - START]
 
 # %% [markdown]
-# How bad is it? The answer in scores is hard to feel. So we also count how often the likeliest next token is another
-# one, and measure how much the two distributions differ, in bits (Kullback-Leibler divergence).
+# How bad is it? A difference of scores says little to the eye. So we also count how often the likeliest next token is
+# another one, and measure how much the two distributions differ, in bits (Kullback-Leibler divergence: 0 if they are
+# equal).
 
 # %%
 past = slice(384 - START, None)
@@ -319,8 +329,8 @@ print(f"positions 384 to {END - 1}: largest difference of a score {error[past].m
 print(f"another likeliest token at {other.mean():.0%} of them, {bits.mean():.2f} bits a token apart on average")
 by_place = [bits[first : first + 64].mean().item() for first in range(0, len(bits), 64)]
 whole, axes = figure(6, 2.6)
-bars(axes, [f"{384 + 64 * at} …" for at in range(len(by_place))], by_place)
-axes.set_title("bits a token apart, by position")
+bars(axes, [f"from {384 + 64 * at}" for at in range(len(by_place))], by_place)
+axes.set_title("bits a token apart, mean over 64 positions; chunks begin at 384 and 768")
 show(whole, "Bars of the divergence for stretches of 64 positions.")
 assert other.mean() > 0.02 and bits.mean() > 0.02 and bits.min() > -1e-3
 assert by_place[0] > by_place[5]  # worst at the beginning of a chunk, milder at its end
@@ -328,8 +338,8 @@ assert by_place[0] > by_place[5]  # worst at the beginning of a chunk, milder at
 # %% [markdown]
 # Why does it hurt? These layers learnt to weigh at most 384 keys, at distances below 384. Suddenly there are more keys
 # than ever, at distances that they never met. And what was read at once no longer fits what was written token by
-# token: the same text has two different meanings. The damage is greatest where a chunk begins: there the right answer
-# comes from one token, and the wrong one from all of them.
+# token: the same text gets two different sets of vectors. The damage is greatest where a chunk begins: there a chunked
+# layer should see one token, and sees all of them.
 
 # %% [markdown]
 # ## Exercises
@@ -353,8 +363,8 @@ assert by_place[0] > by_place[5]  # worst at the beginning of a chunk, milder at
 # </details>
 
 # %% [markdown]
-# **3.** A row of a batch stands at position 383, another at position 10. Both get one more token. How many slots of a
-# chunked layer's buffer does each of the two new tokens see?
+# **3.** In a batch for the small model, the last token of one row is at position 383 and that of another at position 10.
+# Both get one more token. How many slots of a chunked layer's buffer does each of the two new tokens see?
 #
 # <details><summary>Answer</summary>
 #
@@ -379,5 +389,5 @@ assert masks.cached(step.positions_BS, config.chunk, config.chunk).sum(-1).flatt
 # - [`attention.WithinChunk`](../llama4/attention.py#L132) and [`attention.Everything`](../llama4/attention.py#L110): the two
 #   kinds of layer, each with and without a cache.
 # - [`masks.cached`](../llama4/masks.py#L36): one line of visibility for both.
-# - [`inspect.cache_bytes`](../llama4/inspect.py#L95): the bytes, also behind `llama4 inspect`.
+# - [`inspect.cache_bytes`](../llama4/inspect.py#L95): the bytes, also behind the command `llama4 inspect`.
 # - [test_divergences.py](../tests/test_divergences.py): Meta's decode against its own prefill.
