@@ -4,12 +4,15 @@
 # *One token, one expert of many: how a router chooses, why its score goes in and not out, who takes which words and
 # which parts of a picture, and what is lost when an expert is gone.*
 #
-# Most of a transformer's weights sit in its feed-forward networks, and a dense model runs every token through all of
-# them. A mixture of experts keeps many small feed-forward networks, the **experts**, and runs each token through one.
-# The model knows more than it computes.
+# Most of a transformer's weights sit in its feed-forward networks, and a **dense** model runs every token through all of
+# them. A mixture of experts (MoE) keeps many feed-forward networks side by side, the **experts**, and runs each token
+# through one or a few. So the weights can grow many times over, while the work for a token stays what it was.
 #
-# Llama 4's version has three parts. A **router** scores the experts for a token. The **routed expert**, the one with
-# the highest score, runs. A **shared expert** runs for every token, whatever the router says. Their outputs are added.
+# Llama 4's version has three parts. A **router** scores the experts for a token. The one with the highest score runs:
+# the **routed expert**. A **shared expert** runs for every token, whatever the router says. The two outputs are added.
+#
+# First the sizes: all parameters, the share of them that lies in routed experts, and the share that one text token runs
+# through, with a single routed expert in a MoE layer and without the vision encoder.
 
 # %%
 import json
@@ -31,19 +34,19 @@ for name, config in {"tiny": llm.config, "Scout": scout, "Maverick": maverick}.i
     routed, total, active = count["routed experts"], count["total"], count["active"]
     print(f"{name:<9}{config.experts:>4} experts  {total:>15,} parameters: {routed / total:>4.0%} routed", end="")
     print(f", a text token runs {active / total:>4.0%}, {active:,}")
-
+assert 3.6 < count_parameters(maverick)["total"] / count_parameters(scout)["total"] < 4
 assert count_parameters(scout)["active"] < 17.2e9 < 0.16 * count_parameters(scout)["total"]
 assert count_parameters(maverick)["active"] < 17.2e9 < 0.05 * count_parameters(maverick)["total"]
 
 # %% [markdown]
-# Maverick has nearly four times Scout's parameters, and a token costs no more: both run about 17 billion. (Maverick has
-# 128 experts, but only in every second layer; the others are dense.)
+# Maverick has nearly four times Scout's parameters, and a token costs the same: both run about 17 billion. (Maverick has
+# 128 experts, but only in every second layer; its other layers are dense.)
 #
 # ## The router
 #
 # We follow one prompt, a picture and a question, into layer 1, and stop where the mixture of experts begins. Each of the
-# `S` tokens is there a vector of width `D`. From here on the tokens have nothing to do with each other, so they are laid
-# out in one row: `N` tokens.
+# `S` tokens is a vector of width `D` there. Inside the mixture no token looks at another, so the rows of the batch are
+# laid out as one: `N` = `B` · `S` tokens. `E` is the number of experts.
 
 # %%
 dog = shown("dog-face").picture
@@ -65,11 +68,12 @@ x_ND = rearrange(x_BSD, "b s d -> (b s) d")
 logits_NE = moe.router(x_ND)
 shapes(x_BSD=x_BSD, x_ND=x_ND, router_weight=moe.router.weight, logits_NE=logits_NE)
 
-assert torch.equal(logits_NE, x_ND @ moe.router.weight.T) or torch.allclose(logits_NE, x_ND @ moe.router.weight.T)
+assert torch.allclose(logits_NE, x_ND @ moe.router.weight.T, atol=1e-4)
 
 # %% [markdown]
-# The router is a single matrix with one row an expert. A token's **logit** for an expert is the product of its vector
-# with that row, no bias. The largest logit wins; that is all the choosing there is.
+# The router is a single matrix `[E, D]`, one row for each expert. A token's **logit** for an expert is the product of its
+# vector with that row, without a bias. The largest logit wins; that is all the choosing there is. `moe.route` does this
+# for all tokens, and gives each token's expert and its score, which the next section explains.
 
 # %%
 expert_N, score_N = moe.route(x_ND)
@@ -92,8 +96,8 @@ assert torch.allclose(score_N, torch.sigmoid(logits_NE.amax(dim=-1)))
 # ## A sigmoid, not a softmax
 #
 # The winner's **score** is the sigmoid of its logit, $1 / (1 + e^{-\text{logit}})$: how strongly the expert is wanted,
-# from 0 to 1. Other mixtures take a softmax over the experts instead, and there the experts compete: a strong runner-up
-# halves the winner's weight. A sigmoid looks at the winner alone.
+# from 0 to 1. Other mixtures take a softmax over the experts instead, and there the experts compete: a close runner-up
+# nearly halves the winner's weight. A sigmoid looks at the winner alone.
 #
 # Worked numbers. A winner with logit 2, once far ahead, once with a runner-up at 1.9, once with all logits lower by 4:
 
@@ -114,8 +118,9 @@ assert abs(found["far ahead"][1] - found["all lower by 4"][1]) < 1e-6 and found[
 # The last case is the other side of it. A softmax cannot say "none of you": its weights sum to 1. A sigmoid can: the
 # token then relies on the shared expert.
 #
-# Router and sigmoid run in float32 even when the model runs in bfloat16. Two logits that tie after rounding would send
-# a token elsewhere, and another expert is another result, not a slightly different one.
+# Router and sigmoid run in float32 even when the model runs in bfloat16. In bfloat16 two close logits may round to the
+# same number, and a tie may go to the wrong expert. That is another result, not a slightly different one. The expert
+# itself runs in bfloat16, as its output's dtype shows (`moe.routed` runs each token's expert; how, comes below):
 
 # %%
 moe_bf16 = llama4.load_model("tiny", dtype="bfloat16").decoder.layers[1].ffn
@@ -150,17 +155,17 @@ for axes, gate in zip(panels, (3.0, 1.0, -1.0, -4.0), strict=True):
     axes.set_xlabel("score")
 panels[0].legend(fontsize=8)
 show(whole, "A hidden unit against the score: on the output a straight line, on the input a curve.")
-
 on_input, on_output = (F.silu(torch.tensor(1.0)) * 0.5).item(), (0.5 * F.silu(torch.tensor(2.0))).item()
 print(f"gate 2, up 1, score 0.5: {on_input:.3f} on the input, {on_output:.3f} on the output")
 assert round(on_input, 3) == 0.366 and round(on_output, 3) == 0.881
+assert 0.5 * F.silu(torch.tensor(-2.0)) < 1.5 * F.silu(torch.tensor(-4.0)) < 0  # gate -4 at scores 0.5 and 1
 
 # %% [markdown]
-# On the left, an open gate: the curve falls below the line, since the score counts twice. On the right a shut gate, whose
-# unit is nearly 0 at score 1: a *smaller* score makes it speak up.
+# On the left, an open gate: the curve lies below the line, since the score counts twice. On the right, a shut gate: its
+# unit is small at score 1, and larger, by more than half, at score 0.5. There a *smaller* score makes the unit speak up.
 #
 # Now the real experts. `moe.routed` takes the scores as an argument, so we can turn them all down together and see how
-# long the outputs become, for every token of the prompt.
+# long the output vectors become, for every token of the prompt.
 
 # %%
 ones_N = torch.ones_like(score_N)
@@ -175,8 +180,7 @@ axes.plot(steps, steps, color=ORANGE, linestyle="--", label="score on the output
 axes.plot(steps, steps**2, color="black", linestyle=":", label="score squared")
 axes.set(xlabel="score", ylabel="length of the output", title="layer 1: output of the routed expert, 1 at score 1")
 axes.legend(fontsize=8)
-show(whole, "Curves of all tokens lie together between the square of the score and the score itself, near the square.")
-
+show(whole, "The curves of all tokens lie together, far below the score itself and close to its square.")
 half = moe.routed(x_ND, expert_N, 0.5 * ones_N)
 assert torch.allclose(half, moe.routed(0.5 * x_ND, expert_N, ones_N), atol=1e-5)
 typical = (half.norm(dim=-1) / full_ND.norm(dim=-1)).median().item()
@@ -184,14 +188,15 @@ print(f"at score 0.5 the output has {typical:.2f} of its length, not 0.50")
 assert 0.15 < typical < 0.4
 
 # %% [markdown]
-# So the choice is no detail of style. A loader or a kernel that moves the score to the output gives every token another
-# result, and nothing crashes. Chapter 08 shows how such a mistake is found.
+# So the place of the score is no detail of style. A kernel that moves it to the output gives every token another result,
+# and nothing crashes. Chapter 08 shows how such a mistake is found.
 #
 # ## Sort, run, put back
 #
-# Both reference implementations run *every* expert on every token and zero what is not wanted. That is easy to write and
-# needs, with Scout's 16 experts and the shared one, (16 + 1) / 2 = 8.5 times the work. Here tokens are sorted by expert,
-# each expert multiplies its own rows, and the rows go back to where they came from. Ten tokens:
+# Both reference implementations, Meta's and Hugging Face's, run *every* expert on every token and zero what is not wanted.
+# That is easy to write. With Scout's 16 experts and the shared one it needs (16 + 1) / 2 = 8.5 times the work, since a
+# token wants two of the seventeen. Here tokens are sorted by expert, each expert multiplies its own rows, and the rows go
+# back to where they came from. The prompt's last ten tokens:
 
 # %%
 grouped_N, order_N = torch.sort(expert_N[-10:], stable=True)
@@ -212,8 +217,8 @@ assert group_ends_E[-1] == 10
 # own. An expert whose entry equals the one before it has no token, and does nothing. How the matrix products of all
 # groups become one kernel is chapter 11.
 #
-# The same by the references' way: every expert on every token, then keep the wanted one. `group_ends` that are 0 before
-# an expert and `N` from it on give it all the tokens.
+# The same by the references' way: every expert on every token, then keep the wanted one. `group_ends_E` that are 0 before
+# an expert and 10 from it on give it all ten tokens.
 
 # %%
 experts_E = torch.arange(llm.config.experts)
@@ -241,11 +246,12 @@ for number, layer in enumerate(llm.model.decoder.layers):
     assert 0.05 < share_N.mean() < 0.95 and share_N.max() > 1.5 * share_N.min()
 
 # %% [markdown]
-# Neither part is decoration, and how much the routed expert says differs widely from token to token.
+# Both parts count, and how much the routed expert adds differs widely from token to token.
 #
 # ## Where words go
 #
-# Which experts do the tokens of a question take? `recorded` watches the routers from outside while the model runs.
+# Which experts do the tokens of a question take? `recorded` watches the routers from outside while the model runs, and
+# notes each token's expert, layer by layer.
 
 # %%
 from llama4.evaluation.style import expert_colour
@@ -262,7 +268,7 @@ def experts_of(text: str) -> tuple[list[str], torch.Tensor]:
     return [visible(llm.tokenizer.decode([token])) for token in ids], torch.stack(list(taken.values()))
 
 
-whole, panels = figure(9, 4.2, 2, 1)
+whole, panels = figure(9, 5, 2, 1)
 for axes, text in zip(panels, ("How do you say dog face in German?", "Was ist das? Was ist das?"), strict=True):
     names, by_layer = experts_of(text)
     matrix(axes, by_layer, rows=[f"layer {n}" for n in range(4)], columns=names, classes=EXPERTS, numbers=True)
@@ -281,11 +287,13 @@ for layer, same in enumerate(repeats.tolist()):
 assert names[first : first + 4] == names[second : second + 4] and repeats.sum() >= 5
 
 # %% [markdown]
-# By chance it would be an eighth of them. A word's expert follows to a good part from the word itself, and for the rest
-# from what stands around it: attention has mixed that in before the router looks.
+# By chance it would be about an eighth of them. A word's expert follows to a good part from the word itself, and for the
+# rest from what stands around it: attention has mixed that in before the router looks.
 #
-# To measure that, the model reads the names of all pictures of the package in sixteen languages, as questions with their
-# answers. `tallied` counts, layer by layer, how often each token id went to each expert.
+# To measure that on more text, the model is asked about every picture of the package in sixteen languages, and reads each
+# question together with its right answer. Rows of unequal length are padded, and `part` holds them as one batch.
+# `tallied` counts, layer by layer, how often each token id went to each expert, padding left out. `encoded_once` keeps a
+# picture's vectors, so that the vision encoder need not see it sixteen times.
 
 # %%
 from llama4.evaluation.asking import encoded_once
@@ -315,19 +323,23 @@ part, tiles = asked(tuple(NAMING))
 shapes(tokens_BS=part.tokens_BS, tiles=tiles)
 with tallied(llm.model) as tally, encoded_once(llm.model):
     llm.model(part.tokens_BS, images=tiles, lengths_B=torch.tensor(part.counts), logits="last")
-
+shapes(counts_VE=tally.counts[0])
 by_word = []
 for layer, counts_VE in tally.counts.items():
-    words_VE = counts_VE.clone()
-    words_VE[llm.config.patch_id] = 0
+    words_VE = counts_VE * (counts_VE.sum(dim=1, keepdim=True) >= 8)  # only ids that occur eight times or more
+    words_VE[list(llm.tokenizer.special_tokens.values())] = 0  # neither patches nor markers
     by_word.append(words_VE.amax(dim=1).sum() / words_VE.sum())
-    print(f"layer {layer}: a token goes to its id's favourite expert {by_word[-1]:.0%} of the time")
-
+    print(f"layer {layer}: a word goes to its favourite expert {by_word[-1]:.0%} of the time", end=", ")
+    print(f"the busiest expert takes {words_VE.sum(dim=0).amax() / words_VE.sum():.0%} of all words")
 assert min(by_word) > 0.4
 
 # %% [markdown]
+# A word's favourite is the expert that took it most often. Words that occur fewer than eight times are left out: one that
+# occurs once is always with its favourite. The busiest expert's share is what a guess would get that ignores the word.
+#
 # Which words does an expert of layer 0 call its own, that is, take more than half of the times they occur? Do not expect
-# topics. Experts divide the *vectors*, in whatever way made the loss fall, and a word's look is only part of that.
+# topics. Experts divide the *vectors*, in whatever way made the loss fall, and which word it is is only part of a vector.
+# (A � is a token that ends inside a character, chapter 01.)
 
 # %%
 own = favourites(tally, 0, most=10)
@@ -340,8 +352,8 @@ assert sum(map(bool, own)) >= 6
 # %% [markdown]
 # ## Where the parts of a picture go
 #
-# A picture's patch tokens pass the same routers. Four pictures; each square is one token, 16 × 16 pixels of the picture's
-# 64 × 64, in the colour and with the number of its expert.
+# A picture's patch tokens pass the same routers. Here are four pictures. Each square is one token, 16 × 16 pixels of the
+# picture's 64 × 64, in the colour and with the number of its expert.
 
 # %%
 from llama4.evaluation.figure import routing_panel
@@ -358,9 +370,10 @@ for layer in range(4):
 show(whole, "Four pictures, and beside each its 4 x 4 patch tokens in the colours of their experts, in four layers.")
 
 # %% [markdown]
-# Sixteen tokens are a coarse grid. A larger picture is cut into tiles (chapter 02), and there are more patches to look
-# at: 256 × 256 pixels make 4 × 4 tiles of 4 × 4 tokens. Each layer's map over the picture (in Jupyter, point at the dog
-# below: all patches with the same expert stay, layer by layer):
+# Sixteen tokens are a coarse grid. A larger picture is cut into tiles (chapter 02), and there are more tokens to look at.
+# Enlarged to 256 × 256 pixels, a picture has 4 × 4 tiles of 4 × 4 tokens; the global tile is left out of the maps. Three
+# of the pictures so, without the numbers. (In Jupyter, point at the dog below: all tokens with the same expert stay, layer
+# by layer.)
 
 # %%
 whole, grid = figure(7.2, 4.6, 3, 5)
@@ -377,9 +390,10 @@ interactive(routes(dog, maps[0]), whole, alt)
 print(f"{maps[0][0].numel()} patch tokens a picture, a map of {list(maps[0][0].shape)} in each layer")
 
 # %% [markdown]
-# At first sight a mosaic; then stretches of one colour along edges and areas, and a pattern that comes again from tile to
-# tile, since a patch's place in its tile is in its vector too. Are these impressions? Compare how often two *neighbours*
-# share an expert, and two patches at the *same place* of neighbouring tiles, with two drawn from anywhere in the picture.
+# At first sight that is a mosaic. Looking longer, one sees stretches of one colour along edges and areas, and patterns that
+# come again from tile to tile, since a token's place in its tile is in its vector too. Is that so, or does it only seem
+# so? We count three things: how often two *neighbours* in a row share an expert, how often two tokens at the *same place*
+# of neighbouring tiles do, and how often two that are drawn from anywhere in the picture.
 
 # %%
 agreement = torch.zeros(4, len(maps), 3)
@@ -399,9 +413,9 @@ assert (beside > anywhere).all() and next_tile.mean() > anywhere.mean()
 # ## Load balance
 #
 # Routing has a failure of its own. An expert that gets many tokens learns faster, so it wins more tokens. Left alone,
-# training can end with one expert doing everything and the others idle. How level is this model? 1 is an equal share,
-# 8 would be all tokens. Patches and words are counted apart, since an expert could be busy with one and idle in the
-# other.
+# training can end with one expert doing everything and the others idle. How level is this model, over the questions and
+# answers that were tallied above? 1 is an equal share, 8 would be all tokens. Patches and words are counted apart (markers
+# are words here), since an expert could be busy with one and idle in the other.
 
 # %%
 level = {kind: [row["shares"] for row in loads(tally) if row["tokens"] == kind] for kind in ("patches", "words")}
@@ -416,15 +430,18 @@ print(f"the busiest expert of any layer takes {busiest:.2f} times an equal share
 assert busiest < 4
 
 # %% [markdown]
-# That did not come by itself. Training added a **balance term** to the loss (Fedus et al., arXiv 2101.03961):
+# That did not come by itself. How Meta levelled Llama 4's routers is not published. The small model's training added a
+# **balance term** to the loss (Fedus et al., arXiv 2101.03961), which grows where the load is not level:
 #
 # $$E \cdot \sum_e f_e \, p_e$$
 #
-# $f_e$ is the share of tokens that went to expert $e$, $p_e$ the mean of its softmax probability over all tokens. Level
-# routing gives $8 \cdot 8 \cdot \tfrac18 \cdot \tfrac18 = 1$. Everything on one expert gives 8. The counting $f$ has no
-# gradient, $p$ has: the term pushes down the logits of just those experts that are too popular.
+# $E$ is the number of experts, $f_e$ the share of tokens that went to expert $e$, $p_e$ the mean over all tokens of the
+# expert's probability, which for this purpose is a softmax of the logits. With 8 experts, level routing gives
+# $8 \cdot 8 \cdot \tfrac18 \cdot \tfrac18 = 1$, and everything on one expert gives 8. The share $f$ is a count and has no
+# gradient, $p$ has one: the term pushes down the logits of just those experts that are too popular.
 #
-# `listening` hears the routers' logits, and `balance_of` is the very function that training used.
+# `listening` keeps the routers' logits. `balance_of` is the function that training used: a term for patches and one for
+# words, averaged, and summed over the layers.
 
 # %%
 from llama4.moe import Router
@@ -445,8 +462,9 @@ print(f"all tokens on one expert: {collapsed.item():.3f}   evenly over all: {fla
 assert abs(collapsed - 8) < 1e-4 and abs(flat - 1) < 1e-4 and 0.9 < total / len(heard) < 2
 
 # %% [markdown]
-# To see it work, take a fresh router, spoil it so that nearly all tokens of our prompts go to expert 0, and train it on
-# nothing but the balance term, on the vectors that really enter layer 1.
+# To see it work, take a fresh router, spoil it so that most tokens of our prompts go to expert 0, and train it on nothing
+# but the balance term, on the vectors that enter layer 1's mixture. `course` keeps the term, and the busiest expert's load
+# in the same unit as above: 1 is level, 8 is everything.
 
 # %%
 tokens_ND = entering["all"][real_BS].clone()
@@ -471,16 +489,18 @@ for values, label in zip(zip(*course, strict=True), ("balance term", "busiest ex
 axes.axhline(1, color="#999999", linestyle=":", linewidth=0.8)
 axes.set(xlabel="step", title="a collapsed router, trained on the balance term alone")
 axes.legend(fontsize=8)
-show(whole, "Both curves fall from near 8, everything on one expert, towards 1, a level load.")
+show(whole, "Two curves: both begin far above 1, with most tokens on one expert, and fall towards 1, a level load.")
 assert course[0][1] > 6 and course[-1][1] < 3 and course[-1][0] < 1.5
 
 # %% [markdown]
 # ## Without an expert
 #
-# What is each expert worth? Close one, and its tokens go to the expert that they scored second; everything else stays.
-# The measure is the model's own: the cross entropy of the right names, in nats per token of the answer (0 is certainty),
-# over the pictures of the package in English and German. First without touching anything, then without *all* routed
-# experts of a layer, then without its shared expert.
+# What is each expert worth? We take it away and measure how much worse the answers become. The measure is the one that
+# training lowers, the cross entropy of the right names, in nats per token of the answer (0 is certainty). It is taken over
+# the pictures of the package, asked about in English and German; beside it stands how many names are right to the last
+# token.
+#
+# First the model is left as it is. Then *all* routed experts of one layer are silenced, and then its shared expert.
 
 # %%
 from llama4.train.objective import measure
@@ -510,7 +530,8 @@ alone = {kind: [missing[kind, layer][0] for layer in range(4)] for kind in ("exp
 assert min(alone["experts"]) > untouched and sum(alone["shared"]) / 4 > untouched
 
 # %% [markdown]
-# Now one expert at a time, 4 × 8 models. The number is the loss that its absence adds.
+# Now one expert at a time, 4 × 8 models. `closed` closes it, and its tokens go to the expert that they scored second;
+# everything else stays. The number is what that adds to the loss.
 
 # %%
 costs = torch.zeros(4, llm.config.experts)
@@ -531,12 +552,12 @@ print("all eight at once:         ", [round(cost, 2) for cost in all_closed.toli
 assert costs.mean() > 0 and (costs.mean(dim=1) < all_closed).all()
 
 # %% [markdown]
-# Losing one expert usually costs little: second choices are decent, and seven others and the shared expert stay. Losing
-# all of a layer's costs much more.
+# In every layer, the mean expert costs less than all eight: a token whose expert is closed still has its second choice
+# and the shared expert.
 #
-# In the last layer some cells are 0 to the last bit, or nearly, and a few are dear. There is a reason. After the last
-# layer's attention no token looks at another any more, so only the tokens that *predict* matter: the places just before
-# a word of the answer. An expert that takes none of them could be deleted for this task.
+# The last layer is a case of its own. After its attention no token looks at another any more. So only the tokens that
+# *predict* matter there: those that stand just before a token of the answer. An expert that takes none of them could be
+# deleted for this task, and its cell is 0. How many does each take?
 
 # %%
 last_layer, taken = len(llm.config.layers) - 1, Routing()
@@ -574,7 +595,8 @@ assert moved_S[mine_S].max() > 0.1 and moved_S[~mine_S].max() < 1e-4
 # <details><summary>Answer</summary>
 #
 # The score is sigmoid(−10) = 0.000045. The routed expert reads an input that is practically zero and puts out practically
-# zero, so the layer adds the shared expert's output alone. A softmax would give the first expert 0.63 all the same.
+# zero, so the layer adds the shared expert's output alone. A softmax over eight such logits would give the first expert
+# 0.63 all the same.
 #
 # </details>
 #
@@ -593,7 +615,7 @@ assert moved_S[mine_S].max() > 0.1 and moved_S[~mine_S].max() < 1e-4
 # <details><summary>Answer</summary>
 #
 # No. No expert has a limit, so each token is treated as if it were alone. Shuffle the tokens of a batch, and each gets
-# what it got before.
+# what it got before, to rounding.
 #
 # </details>
 
