@@ -8,14 +8,15 @@
 # for each of the cards that share the model. **Hugging Face's**: `config.json` and safetensors. The numbers are the
 # same. Their names, their shapes, their order in memory are not.
 #
-# First the two description files, with the published values. Both must mean the same model, and so must the presets of
-# this package.
+# First the two description files, with the published values. Both should mean the same model, and so should the preset of
+# this package, `Config.scout()`.
 
 # %%
 import math
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,20 +39,25 @@ scout, maverick = llama4.Config.scout(), llama4.Config.maverick()
 PUBLISHED = Path("../tests/data/configs")
 from_hf = llama4.Config.from_dir(PUBLISHED / "scout-instruct.config.json")
 from_meta = llama4.Config.from_dir(PUBLISHED / "scout.params.json")
-print(
-    {name: (getattr(from_hf, name), getattr(from_meta, name)) for name in ("width", "experts", "chunk", "temperature")}
-)
-assert from_hf == scout and from_meta.layers == scout.layers and from_meta.vision == scout.vision
+print(f"{'':<13}{'from config.json':<40}from params.json")
+for name in ("width", "experts", "chunk", "temperature"):
+    print(f"{name:<13}{getattr(from_hf, name)!s:<40}{getattr(from_meta, name)}")
+assert from_hf == scout and from_meta.temperature is None
+assert replace(from_meta, temperature=scout.temperature) == scout  # all other fields are equal
 assert llama4.Config.from_dir(PUBLISHED / "maverick.config.json") == maverick
 
 # %% [markdown]
-# One field differs: the attention temperature, which `params.json` does not mention. Absent means off in Meta's format
-# and on in Hugging Face's. Such things are why the two readers do not share their defaults.
+# One field differs: the attention temperature of chapter 06, which `params.json` does not mention. Absent means off in
+# Meta's format and on in Hugging Face's. Such things are why the two readers do not share their defaults.
 #
 # ## Names
 #
-# Our parameters have names of their own. `hf_names` and `meta_rows` are the dictionary, as data. Every weight of Scout's
-# layer 0, in all the languages (`{n}` is the layer's number; Meta's names are those of its published files):
+# Our parameters have names of their own. `hf_names` and `meta_rows` are the dictionary, as data. Meta's code knows two
+# styles: its published files carry the names that training used, and its model renames them as it loads (`wqkv` becomes
+# `wq`, `wk` and `wv`). `meta_rows` has both, "training" and "load".
+#
+# Here is every weight of Scout's layer 0, in our names, Hugging Face's and Meta's training names. `{n}` is the layer's
+# number:
 
 # %%
 shapes_of = parameter_shapes(scout)
@@ -65,7 +71,7 @@ def short(name: str, prefix: str) -> str:
 
 
 table(
-    ["ours: decoder.…", "shape", "Hugging Face: language_model.model.…", "Meta"],
+    ["ours: decoder.…", "our shape", "Hugging Face: language_model.model.…", "Meta"],
     [
         (
             short(ours, "decoder."),
@@ -79,10 +85,11 @@ table(
 )
 
 # %% [markdown]
-# Three differences stand in this table. Hugging Face's is a list of pairs, one to one. In Meta's, `q`, `k` and `v` lie in
-# **one** tensor, `wqkv`; and the experts' `gate_up`, one tensor for us, is **two** there, `moe_w_in` and `moe_w_swiglu`.
+# Our weights and Hugging Face's tensors are pairs, one to one. Meta's differ in two places. `q`, `k` and `v` lie in **one**
+# tensor, `wqkv`. And the experts' `gate_up`, one tensor for us, is **two** there: `moe_w_in` is the gate, `moe_w_swiglu`
+# the up projection. Each fills one *half* of ours.
 #
-# A dictionary is right when it loses nothing and doubles nothing, in both directions:
+# A dictionary must lose nothing and double nothing, in both directions:
 
 # %%
 back = {name: ours for ours, name in theirs.items()}
@@ -103,9 +110,11 @@ for config in (scout, maverick):
 # ## Shards
 #
 # Meta's files are cut for **tensor parallelism**: 8 cards hold an eighth of every large matrix each, and compute their
-# eighth of the layer. Which dimension is cut depends on the matrix. Three ways, on a model small enough to see: 4 heads
-# of width 4 over 2 key/value heads, 2 experts, 2 shards. `to_file` makes the tensor of one file from our parameters. We
-# give it, for numbers, *where they come from*.
+# eighth of the layer. Each file is a **shard**. Which dimension is cut depends on the matrix. We look at three cases, on a
+# model small enough to see: width 6, 4 query heads of width 4 over 2 key/value heads, 2 experts 8 wide, 2 shards.
+#
+# `to_file` makes the tensor of one file. It takes a row of the table, our parameters, the file's number and how many files
+# there are. Instead of weights we give it numbers that say *where they come from*.
 
 # %%
 from llama4.checkpoint.transforms import file_shape, to_file
@@ -148,6 +157,7 @@ for axes, (title, (values, labels)) in zip(panels, drawn.items(), strict=True):
     axes.get_legend().remove()
 for place, name in enumerate(PARTS.values()):
     panels[3].text(4 * place + 1.5, 5.5, name, rotation=90, ha="center", va="center", color=BLACK if place else "white")
+panels[4].text(1.5, 5.5, PARTS[8], rotation=90, ha="center", va="center", color="white")
 show(
     whole, "Our q, k, v, and each file's wqkv with its own heads; our gate_up in four parts, and one part in moe_w_in."
 )
@@ -156,10 +166,14 @@ show(
 # - `wqkv`: each file has *its heads'* rows of `q`, then of `k`, then of `v`. Glue the files together naively and you get
 #   q k v q k v, which is not q k v.
 # - `gate_up`: Meta stores gate and up apart, and each file has a *slice of the columns* of both. The experts' first two
-#   dimensions are joined: `[E, D, F]` becomes `[E · D, F]`, all experts in one matrix.
-# - `wo` is cut along its *input*, the heads. Router and norms are not cut at all: every file has a copy.
+#   dimensions are joined: `[E, D, F]` becomes `[E · D, F]`, all experts in one matrix. The picture shows the gate's slice
+#   in file 0.
+# - `wo`, not drawn, is cut along its *input*, the heads: its second dimension.
 #
-# The same rules with Scout's sizes, as in the files that Meta publishes in 8 parts:
+# Router and norms are not cut at all: every file has a copy. (The router's is transposed, `[D, E]`.)
+#
+# The same rules with Scout's sizes, as in the files that Meta publishes in 8 parts. On the left of the arrow are our
+# shapes, on the right the shape in each file:
 
 # %%
 sizes = {}
@@ -176,9 +190,10 @@ assert sizes["layers.0.feed_forward.experts.moe_w_in_eD_F"] == (16 * 5120, 8192 
 # %% [markdown]
 # ## There and back
 #
-# Now a whole checkpoint. A small model with everything in it (both kinds of layers, experts, dense layers, vision), all
-# weights drawn, in bfloat16. It is written as Meta would, in 4 files; loaded; written as Hugging Face would; loaded; and
-# written as Meta would again.
+# Now a whole checkpoint: a small model with everything in it (both kinds of layers, experts, dense layers, vision), all
+# weights drawn at random, in bfloat16. It is written as Meta would, in 4 files; loaded; written as Hugging Face would;
+# loaded; and written as Meta would again. Then we list each folder's first three files with their bytes, and compare all
+# weights bit by bit.
 
 # %%
 from llama4.config import Config, RopeScaling, Temperature, VisionConfig, irope_layers
@@ -251,29 +266,29 @@ assert same_bits(shipped, returned)
 print(f"{len(shipped)} tensors of the default model: there and back")
 
 # %% [markdown]
-# What does one file of each hold? `list_tensors` reads the headers alone.
+# What do the files hold? `list_tensors` reads their headers alone. Here are some tensors of layer 1. For Meta's files, the
+# shape is that of the piece in one file, and the bytes are those of the pieces in all four.
 
 # %%
 for folder in ("meta", "hf"):
     found = checkpoint.list_tensors(WORK / folder)
     print(f"{folder}: {len(found)} tensors")
-    for name in [
-        name for name in found if "layers.1." in name and ("wqkv" in name or "q_proj" in name or "router" in name)
-    ]:
-        if "vision" not in name:
-            print(
-                f"   {name:<58}{list(found[name].shape)!s:<12} {found[name].bytes:>7,} bytes, first in {found[name].file}"
-            )
+    for name, info in found.items():
+        asked = "wqkv" in name or "q_proj" in name or "router" in name
+        if asked and "layers.1." in name and "vision" not in name:
+            print(f"   {name:<58}{list(info.shape)!s:<9}{info.bytes:>7,} bytes, first in {info.file}")
 
+wqkv_in_meta = checkpoint.list_tensors(WORK / "meta")["layers.1.attention.wqkv.weight"]
+assert wqkv_in_meta.bytes == 4 * 2 * math.prod(wqkv_in_meta.shape)  # 4 files, 2 bytes a number
 assert len(checkpoint.list_tensors(WORK / "hf")) == len(parameter_shapes(config))
 
 # %% [markdown]
 # ## A round trip proves little
 #
-# Bit-exact, there and back: surely the table is right? No. Suppose gate and up were exchanged in it. Writing would put
-# them into the wrong places, reading would take them from there, and every bit would come back. The repository's list of
-# mistakes has exactly this one (chapter 08). We make it, in a copy of the package, and send Meta's own numbers through:
-# a stored checkpoint that was written by Meta's code, with the logits that Meta's code computed on it.
+# Bit-exact, there and back: does that prove the table right? No. Suppose gate and up were exchanged in it. Writing would
+# put them into the wrong places, reading would take them from there, and every bit would come back. The repository's list
+# of mistakes has exactly this one (chapter 08). We make it, in a copy of the package, and send Meta's own numbers through:
+# a stored checkpoint in Meta's format, with the logits that Meta's code computed on it.
 
 # %%
 sys.path.append("../tests")
@@ -328,7 +343,7 @@ if INSTALLED:
     checkpoint.save_meta(own, WORK / "one", names="training")
     with contextlib.redirect_stdout(io.StringIO()):  # fairscale announces itself
         metas = meta_model(json.loads((WORK / "one/params.json").read_text()), seed=None)
-    print(metas.load_state_dict(torch.load(WORK / "one/consolidated.00.pth")))
+    print("llama-models:", metas.load_state_dict(torch.load(WORK / "one/consolidated.00.pth")))
     far["llama-models"] = (meta_logits(metas, tokens_BS) - logits_BSV).abs().max().item()
 
 # %%
@@ -354,7 +369,8 @@ if INSTALLED:
 # ## What is refused
 #
 # A loader that forgives is dangerous: transformers draws a missing weight at random and goes on, with a warning. Here a
-# missing tensor, one too many, a wrong shape or dtype is an error, and it names the tensor.
+# missing tensor, one too many, a wrong shape, or a dtype unlike the others' is an error, and it names the tensor.
+# Three of them (the third leaves a router as it lies in Meta's files):
 
 # %%
 tensors = {}
@@ -377,12 +393,14 @@ for name, content in spoilt.items():
         told[name] = str(error).replace(str(WORK / name), "FOLDER")
         print(f"{name}:\n   {told[name]}")
 assert told.keys() == spoilt.keys() and ROUTER in told["one missing"] and "layers.9" in told["one too many"]
+assert ROUTER in told["not transposed"] and "needs [4, 64]" in told["not transposed"]
 
 # %% [markdown]
 # ## Where the bytes lie
 #
-# The table of shapes needs no weights, so Scout's and Maverick's ledgers can be written on any laptop. In bfloat16, two
-# bytes a number:
+# The table of shapes needs no weights, so Scout's and Maverick's ledgers can be written on any laptop: how many numbers
+# each part has, and how many GB they are in bfloat16, two bytes a number. `projector` is the projection of chapter 02,
+# `head` the map to the vocabulary's scores, and `active` what one text token runs through (chapter 07).
 
 # %%
 from llama4.inspect import cache_bytes, count_parameters
@@ -419,7 +437,7 @@ for axes, kept in zip(panels, (SHOWN, SHOWN[1:]), strict=True):
 panels[0].set_title("everything, bfloat16")
 panels[1].set_title("without the routed experts")
 panels[0].legend(fontsize=7.5, ncols=4, loc="upper right", bbox_to_anchor=(1, 1.45))
-show(whole, "Bars of bytes by part: routed experts are nearly all of both models; without them 24 and 30 GB are left.")
+show(whole, "Bars of bytes by part: most of both models is routed experts; without them 24 and 30 GB are left.")
 assert ledgers["Maverick"]["attention"] == ledgers["Scout"]["attention"]
 assert ledgers["Maverick"]["routed experts"] == 4 * ledgers["Scout"]["routed experts"]
 assert maverick.dense_width == 2 * maverick.expert_width == 16384
@@ -427,10 +445,12 @@ assert [round(2 * (ledger["total"] - ledger["routed experts"]) / 1e9) for ledger
 
 # %% [markdown]
 # Take the routed experts away, and 24 and 30 GB are left. The difference is Maverick's dense layers: each is as wide as a
-# shared and a routed expert together, 16384. Scout has a shared expert in their place, and its routed ones are in the
-# upper bar. A token does the same work in both, which is why both are called 17B.
+# shared and a routed expert together, 16384. Where Maverick has a dense layer, Scout has a shared expert, half as wide,
+# and its routed ones are in the upper bar. A token does the same work in both, which is why both are called 17B.
 #
-# How large is one of Meta's 8 files? Cut tensors add up to the whole, copied ones come 8 times:
+# How large is one of Meta's 8 files? Cut tensors add up to the whole, copied ones come 8 times. Beside it stand two more
+# sizes that count when a model is loaded and run: the largest single weight, and the cache of a million tokens
+# (chapter 05).
 
 
 # %%
@@ -461,8 +481,8 @@ assert 2 * math.prod(parameter_shapes(maverick)["decoder.layers.1.ffn.experts.ga
 # <details><summary>Answer</summary>
 #
 # `q` has 40 · 128 = 5120 rows, 640 a file: rows 1280 to 1919, heads 10 to 14. `k` has 8 · 128 = 1024, 128 a file: rows
-# 256 to 383, key head 2. Those five query heads are just the ones that read key head 2, so the file can compute its
-# heads alone.
+# 256 to 383, key head 2. Those five query heads are just the ones that read key head 2, so the card with this file can
+# compute its heads alone.
 #
 # </details>
 #
@@ -477,30 +497,31 @@ assert 2 * math.prod(parameter_shapes(maverick)["decoder.layers.1.ffn.experts.ga
 
 # %% [markdown]
 # **3.** The router is `[E, D]` here and `[D, E]` in Meta's files. A loader that calls `reshape` instead of transposing
-# gets the right shape and no error. How many of its numbers stay in their place?
+# gets the right shape and no error. How many of a router's numbers come to stand where they belong?
 #
 # <details><summary>Answer</summary>
 #
-# Hardly any: the first and the last, and what happens to coincide. This mistake has been made in the wild
-# (transformers, issue 40609), and only wrong answers told. Try it on a 2 × 3 matrix.
+# Of Scout's 16 · 5120 numbers two: the first and the last. This mistake has been made (transformers, issue 40609), and
+# nothing but bad answers gave it away. Try it on a 2 × 3 matrix.
 #
 # </details>
 
 # %%
 heads_of_file = range(2 * 40 // 8, 3 * 40 // 8)
-assert (
-    wqkv.split == 0
-    and list(heads_of_file) == [10, 11, 12, 13, 14]
-    and {head // (40 // 8) for head in heads_of_file} == {2}
-)
+assert list(heads_of_file) == [10, 11, 12, 13, 14] and {head // (40 // 8) for head in heads_of_file} == {2}
+rows_q, rows_k = torch.arange(5120)[:, None], torch.arange(1024)[:, None]
+in_file_2 = to_file(wqkv, [rows_q, rows_k, rows_k], 2, 8)[:, 0]
+assert in_file_2[[0, 639]].tolist() == [1280, 1919] and in_file_2[[640, 767]].tolist() == [256, 383]
 try:
     checkpoint.save_meta(model, WORK / "eight", shards=8)
     refused = ""
 except llama4.InputError as error:
     refused = str(error)
 assert refused.startswith("4 key/value heads do not divide into 8 shards") and not (WORK / "eight").exists()
-router_DE = torch.arange(6).reshape(3, 2)
-assert router_DE.reshape(2, 3).eq(router_DE.T).flatten().tolist() == [True, False, False, False, False, True]
+for width, count in ((3, 2), (scout.width, scout.experts)):
+    router_DE = torch.arange(width * count).reshape(width, count)
+    same = router_DE.reshape(count, width) == router_DE.T
+    assert same.sum() == 2 and same[0, 0] and same[-1, -1]
 scratch.cleanup()
 
 # %% [markdown]
