@@ -4,8 +4,8 @@
 # *From scores to an answer: read the prompt at once, write a token at a time, choose, stream, and know when to stop; and why
 # reading is cheap and writing is not.*
 #
-# The model gives scores for the next token. Everything between that and `llm.generate(...)` is in five small modules, and
-# this chapter runs them by hand. We load the model in float32, so that two ways to the same result can be compared closely.
+# The model gives scores for the next token. Everything between that and `llm.generate(...)` is in a few small modules, which
+# this chapter runs by hand. We load the model in float32, so that two ways to the same result can be compared closely.
 
 # %%
 import numpy as np
@@ -27,8 +27,8 @@ print(answer)
 # ## Reading: prefill
 #
 # The prompt's tokens are all known, so they go through the model together: **prefill**. Each layer's keys and values are
-# left in the cache (chapter 05), and the scores after the last token come out. `B` is the number of rows of the batch, here
-# one, and `V` the vocabulary.
+# left in the cache (chapter 05), which has room here for 16 more tokens. The scores after the last token come out. `B` is the
+# number of rows of the batch, here one, and `V` the vocabulary.
 
 # %%
 prompt = llm.encode("What is this?", images=[dog])
@@ -45,9 +45,9 @@ assert logits_BV[0, llm.config.patch_id] == -torch.inf
 #
 # ## Writing: decode
 #
-# Now one token at a time: **choose** it from the scores, feed it, get the next scores. `decode` is that loop. It leaves the
-# choice to a function: a token, or `None` to end the row. Here we take the likeliest, which is called **greedy**, and end
-# at a stop token.
+# Now one token at a time: **choose** it from the scores, feed it, get the next scores. `decode` is that loop; here it writes 16
+# tokens at most. It leaves the choice to a function, which returns a token, or `None` to end the row. Ours takes the likeliest,
+# which is called **greedy**, and ends at a stop token.
 
 # %%
 steps = []
@@ -71,15 +71,18 @@ assert cache.lengths_B.tolist() == [len(prompt.ids) + len(said)]
 # %% [markdown]
 # ## Is it the same without a cache?
 #
-# Without a cache each new token would mean to read everything again. Same scores, up to how float32 rounds: here are the
-# prompt and the whole answer in one call, and the likeliest token after each of the answer's places.
+# Without a cache each new token would mean reading everything again. The scores would be the same, up to how float32 rounds:
+# chapter 05 showed it over a long text. Here the prompt and the answer go in together, in one call, and we look which token
+# is the likeliest at each of the answer's places.
 
 # %%
 with torch.inference_mode():
     whole_BSV = llm.model(torch.tensor([prompt.ids + said]), images=prompt.tiles)
+shapes(whole_BSV=whole_BSV)
 again = whole_BSV[0, len(prompt.ids) - 1 : -1].argmax(-1).tolist()
 assert again == said
-apart = (whole_BSV[0, len(prompt.ids) - 1, : llm.config.patch_id] - logits_BV[0, : llm.config.patch_id]).abs().max()
+sayable = slice(llm.config.patch_id)  # the ids below the one that is barred
+apart = (whole_BSV[0, len(prompt.ids) - 1, sayable] - logits_BV[0, sayable]).abs().max()
 print(f"scores after the prompt differ by {apart:.1e} at most")
 assert apart < 1e-3
 
@@ -100,9 +103,10 @@ assert with_cache[-1] == 299 and without[-1] == 24_950
 # %% [markdown]
 # ## Why writing is slow
 #
-# The FLOPs of a token are the same in both phases: two for each weight it meets, a product and a sum. What differs is how
-# often a weight is *read from memory*: in prefill once for all tokens of the prompt, in decode once for a single token. We
-# count both for Scout in bf16, on the `meta` device, where tensors have shapes and no memory.
+# The floating-point operations (FLOPs) of a token are the same in both phases: two for each weight it meets, a product and a
+# sum. (Attention's comparisons come on top; they are left out here.) What differs is how often a weight is *read from memory*:
+# in prefill once for all tokens of the prompt, in decode once for a single token. We count both for Scout in bf16, on the
+# `meta` device, where tensors have shapes and no memory.
 #
 # A token meets one of sixteen experts, so most weights rest. N tokens meet more of them: a given expert is missed by all
 # with probability (15/16)ᴺ, if they choose evenly.
@@ -129,9 +133,10 @@ def intensity(tokens: float) -> float:
 assert 16.5e9 < active + table_size < 17.5e9 and abs(intensity(1) - 1) < 1e-9
 
 # %% [markdown]
-# With the embedding's table these are the 17 billion in the official name, Llama-4-Scout-17B-16E. One token costs exactly
-# one FLOP a byte, while the tensor cores of a card could do hundreds in the time that a byte takes to come. So a decode step
-# waits for memory: its time is that of reading the weights, and the arithmetic is almost free.
+# With the embedding's table, which is looked up and not multiplied, these are the 17 billion in the official name,
+# Llama-4-Scout-17B-16E. For one token there is exactly one FLOP to do for each byte that is read. A GPU could do hundreds in
+# the time that a byte takes to come: by its data sheet an H100 does 989 TFLOP/s in bf16 and reads 3.35 TB/s, 295 FLOPs a byte.
+# So a decode step waits for memory. Its time is that of reading the weights, and the arithmetic is almost free.
 
 # %%
 tokens = np.array([1, 4, 16, 64, 256, 1024, 4096, 16384])
@@ -140,17 +145,20 @@ whole, axes = figure(6.5, 2.5)
 axes.plot(tokens, values, "o-", color=BLUE)
 logarithmic(axes)
 for count, value in zip(tokens, values, strict=True):
-    axes.annotate(f"{value:,.0f}", (count, value), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
+    label = f"{value:,.0f}" if value > 10 else f"{value:.1f}"
+    axes.annotate(label, (count, value), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
 axes.set_title("FLOPs for each byte of Scout's weights")
 axes.set_xlabel("tokens in one call: a prompt's, or one of each row of a batch")
 axes.set_ylim(top=10_000)
 show(whole, "A line that rises from 1 FLOP a byte at one token to over two thousand at 16384, slowly at first.")
-assert intensity(16384) > 2000 and intensity(4) < 2.1 and intensity(16) < 4
+assert intensity(16384) > 2000 and intensity(4) < 2.1 and f"{intensity(16):.1f}" == "3.6"
+assert round(989 / 3.35) == 295 > intensity(1024) > 100
 
 # %% [markdown]
-# Two things follow. A prompt of a thousand tokens is far cheaper than a thousand tokens of answer. And rows decoded together
-# share the reading. In a model without experts sixteen rows would have 16 FLOPs a byte; here they have 3.6, since each
-# row may want an expert of its own. Only when all experts are read anyway do more rows come nearly for free.
+# Two things follow. A prompt of a thousand tokens is far cheaper than a thousand tokens of answer: the weights are read once,
+# not a thousand times. And rows decoded together share the reading. In a model without experts sixteen rows would have 16
+# FLOPs a byte. Here they have 3.6, since each row may want an expert of its own. Only when all experts are read anyway do
+# more rows come nearly for free.
 #
 # ## Batches of unequal length
 #
@@ -178,7 +186,7 @@ assert batch_cache.lengths_B.tolist() == lengths and len(set(lengths)) > 1
 
 # %% [markdown]
 # In decode the rows end at different times. A row that is over writes nothing more to its cache, and the loop runs until the
-# last is done.
+# last is done. In the table a dot says that the row is over; what ended it, a stop token, is not written.
 
 # %%
 rounds = list(decode(llm.model, batch_cache, logits_BV, 16, greedy))
@@ -194,12 +202,12 @@ alone = [llm.generate(text, pictures, max_new_tokens=16) for text, pictures in z
 assert texts == alone == llm.generate_batch(questions, images, max_new_tokens=16)
 
 # %% [markdown]
-# Together or alone, the answers are the same: that is what the last line asserts, and what `generate_batch` promises.
+# Together or alone the answers are the same, right or wrong: the last line asserts it, and `generate_batch` promises it.
 #
 # ## Long prompts come in pieces
 #
 # A prompt of a million tokens does not go in at once: `cut` makes pieces, never inside a tile, since the encoder gives a
-# tile's tokens together. Pieces change nothing about the result.
+# tile's tokens together. The result is the same. A piece is printed as its first column and the one behind its last.
 
 # %%
 for size in (10, 20, 4096):
@@ -216,9 +224,10 @@ assert any((piece.first, piece.last) == (first, first + 16) for piece in cut(pro
 #
 # ## Choosing: temperature
 #
-# Greedy is one way to choose. The other is to **draw** from the probabilities, `softmax(logits / temperature)`: below 1 the
-# likely become likelier, above 1 the unlikely get a chance. To see it we need a model in doubt: we show it a picture that is
-# half dog, half cat.
+# Greedy is one way to choose. The other is to **draw** from the probabilities, `softmax(logits / temperature)`. A temperature
+# below 1 makes the likely likelier, one above 1 gives the unlikely a chance. (Chapter 06's temperature is another one: it
+# belongs to the model's attention. This one is the caller's.) It shows best where the model is in doubt, so the picture here
+# is half dog, half cat.
 
 # %%
 both = Image.blend(dog.convert("RGB"), cat.convert("RGB"), 0.5)
@@ -247,12 +256,13 @@ assert entropies == sorted(entropies) and choose(logits_V, Sampling(), seeded(0)
 # %% [markdown]
 # ## Choosing: cut the tail
 #
-# Thousands of tokens are each very unlikely, and together not unlikely enough: drawn often, nonsense comes. Three filters
-# cut the tail. On probabilities 0.5, 0.3, 0.15 and 0.05:
+# Thousands of tokens are very unlikely each, but not all together: whoever draws often enough draws nonsense. Three filters
+# cut this tail off. On probabilities 0.5, 0.3, 0.15 and 0.05:
 #
 # - **top-k** keeps the k likeliest;
 # - **top-p** keeps the fewest that together reach p: for 0.7 two, since 0.5 alone is short of it;
-# - **min-p** keeps what is at least that share as likely as the likeliest: for 0.25 three, since 0.15 ≥ 0.25 · 0.5.
+# - **min-p** keeps the tokens that are at least p times as likely as the likeliest: for 0.25 three, since 0.15 is more than
+#   0.25 · 0.5 and 0.05 is less.
 
 # %%
 worked_V = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
@@ -275,9 +285,10 @@ assert kept == [4, 3, 2, 3]
 assert torch.allclose(probabilities(worked_V, filters["top_p=0.7"])[:2], torch.tensor([0.625, 0.375]).double())
 
 # %% [markdown]
-# The filters act after the temperature, so what they keep depends on it. Back to the picture of both: how many of the
-# vocabulary's tokens are left? Top-k keeps its number, however sure the model is. Top-p lets in hundreds as the distribution
-# flattens. Min-p asks the likeliest token how much to let in. (In Jupyter, move the slider.)
+# If several are given they act in this order, each on what the one before left. All act after the temperature, so what they
+# keep depends on it. Back to the half dog: how many of the vocabulary's tokens are left? Top-k keeps its number, however sure
+# the model is. Top-p lets in more and more as the distribution flattens. So does min-p, which measures every token by the
+# likeliest. (In Jupyter a slider goes through the temperatures: the eight likeliest tokens, kept or cut.)
 
 # %%
 from figures import interactive, slider
@@ -307,7 +318,8 @@ interactive(markup, whole, "Tokens left over temperature: top-k level at 5, top-
 assert set(counts["top_k=5"]) == {5} and all(counts[name] == sorted(counts[name]) for name in settings)
 
 # %% [markdown]
-# Drawing takes a generator; the same seed draws the same answer. Over many draws the shares are the probabilities.
+# Drawing takes a generator of random numbers, and the same seed draws the same answer. Over many draws the shares come close
+# to the probabilities, 0.625 and 0.375 for the worked example with `top_p=0.7`.
 
 # %%
 generator = seeded(7)
@@ -316,19 +328,21 @@ shares = np.bincount(drawn, minlength=4) / len(drawn)
 print("shares of 2000 draws:", shares)
 assert abs(shares[0] - 0.625) < 0.05 and shares[2] == shares[3] == 0
 
-one, two = (llm.generate("What is this?", images=[both], temperature=1.5, seed=11) for _ in range(2))
-others = {llm.generate("What is this?", images=[both], temperature=1.5, seed=seed) for seed in range(6)}
-print("six seeds:", others)
+drawing = {"images": [both], "temperature": 1.5, "max_new_tokens": 16}
+one, two = (llm.generate("What is this?", seed=11, **drawing) for _ in range(2))
+others = {llm.generate("What is this?", seed=seed, **drawing) for seed in range(12)}
+print("answers of twelve seeds:", sorted(others))
 assert one == two and len(others) > 1
 
 # %% [markdown]
 # ## How sure was it? Log-probabilities
 #
 # `run` returns the answer with the logarithm of each token's probability. They are those of the *model*: before temperature
-# and filters. So they can be recomputed from the text alone, in one forward call, without any of the choosing.
+# and filters. So they can be recomputed from the tokens alone, in one forward call, without any of the choosing. (`<|patch|>` is
+# barred there as well.)
 
 # %%
-done = llm.run("What is this?", images=[both], temperature=1.5, seed=11)
+done = llm.run("What is this?", seed=11, **drawing)
 with torch.inference_mode():
     whole_BSV = llm.model(torch.tensor([doubt.ids + done.ids]), images=doubt.tiles)
 log_probs_SV = whole_BSV[0, len(doubt.ids) - 1 : -1].index_fill(1, torch.tensor([patch]), -torch.inf).log_softmax(-1)
@@ -336,14 +350,15 @@ recomputed = [log_probs_SV[place, token].item() for place, token in enumerate(do
 pieces = [visible(llm.tokenizer.decode([token])) for token in done.ids]
 rows = [(piece, f"{one:.4f}", f"{two:.4f}") for piece, one, two in zip(pieces, done.logprobs, recomputed, strict=True)]
 table(["token", "log-probability", "recomputed"], rows)
-print(f"{done.text!r}, ended by a {done.stop_reason}")
+print(f"{done.text!r}, stop_reason: {done.stop_reason}")
 assert np.allclose(done.logprobs, recomputed, atol=1e-3)
 
 # %% [markdown]
 # ## Streaming
 #
 # An answer is shown while it is written. But a token is a few **bytes**, and a character of many scripts is several: a token
-# may end inside a character. Half a character must not be shown. `StreamDecoder` holds bytes back until they are whole.
+# may end inside a character. Half a character must not be shown. `StreamDecoder`, met in chapter 01, holds bytes back until
+# they are whole.
 
 # %%
 from llama4.tokenizer import StreamDecoder
@@ -361,7 +376,7 @@ assert "".join(shown_pieces) == text and "" in shown_pieces
 assert "\N{REPLACEMENT CHARACTER}" in "".join(llm.tokenizer.decode([token]) for token in ids)
 
 # %% [markdown]
-# The last line is why: each token decoded by itself would show broken characters. The pieces of `stream` join to the very
+# The cell's last line says why: tokens decoded each by itself show broken characters. The pieces of `stream` join to the very
 # text that `generate` returns, in any script.
 
 # %%
@@ -373,8 +388,9 @@ for question in ("これは何ですか？", "นี่คืออะไร", "
 # %% [markdown]
 # ## Stop strings
 #
-# A caller may name strings that end the answer: a line end, "User:", a closing bracket. They may begin in one token and end
-# in another, so text is held back while it could still become one. Pieces go in on the left, what may be shown comes out.
+# A caller may name strings that end the answer: a line end, "User:", a closing bracket. Such a string may begin in one token
+# and end in another, so text is held back while it could still become one. Twice three pieces, with the stop string of two
+# line ends (↵ is one):
 
 # %%
 from llama4.stopping import StopStrings
@@ -387,14 +403,14 @@ for pieces in (["Hi", "\n", "\nmore"], ["Hi", "\n", "there"]):
 
 middle = answer[len(answer) // 2]
 cut_short = llm.run("What is this?", images=[dog], stop=[middle])
-print(f"{answer!r} with the stop string {middle!r}: {cut_short.text!r}, ended by a {cut_short.stop_reason}")
+print(f"{answer!r} with the stop string {middle!r}: {cut_short.text!r}, stop_reason: {cut_short.stop_reason}")
 assert cut_short.text == answer.partition(middle)[0] and cut_short.stop_reason == "stop_string"
 
 # %% [markdown]
 # ## A conversation keeps its cache
 #
-# A second question need not read the first again. A `Session` keeps the cache and feeds only what is new: the marker that
-# ended its own answer, the new message, the header behind which it speaks.
+# With a second question the first need not be read again. A `Session` keeps the cache and feeds only what is new: the marker
+# that ended its own answer, the new message, the header behind which it speaks.
 
 # %%
 from llama4.session import Session
@@ -416,17 +432,18 @@ show(whole, "Bars: with the cache kept the later turns run few tokens, without i
 assert sum(read) == length[-1] and read[1] < length[1] / 2 and read[2] < length[2] / 2
 
 # %% [markdown]
-# The last token of an answer is chosen, but not fed: nobody asked for what comes after it. It is the first thing that the
-# next turn reads.
+# The last token of an answer, its `<|eot|>`, is chosen but not fed: nobody asked for what comes after it. It is the first thing
+# that the next turn reads.
 
 # %% [markdown]
 # ## Exercises
 #
-# **1.** A prompt of 40 tokens, an answer of 10. How many tokens run through the model with a cache, and how many without?
+# **1.** A prompt of 40 tokens, an answer of 10 with its end marker. How many tokens run through the model with a cache, and how
+# many without?
 #
 # <details><summary>Answer</summary>
 #
-# With a cache 40 + 9 = 49, since the last token is not fed. Without one 40 + 41 + … + 49 = 445.
+# With a cache 40 + 9 = 49, since the last one, the marker, is not fed. Without one 40 + 41 + … + 49 = 445.
 #
 # </details>
 #
