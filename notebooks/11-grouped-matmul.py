@@ -5,9 +5,12 @@
 # run here line by line, in Triton's interpreter.*
 #
 # A mixture of experts (chapter 07) sorts its tokens by expert and multiplies each group by its own weight. Nearly nine tenths
-# of Scout's weights are met in this way and in no other. The repository has two Triton kernels for it, one to be read and one
-# to be fast. This chapter needs no GPU: Triton can run a kernel in an **interpreter**, program after program, with NumPy. It
-# must be told so before a kernel is imported. Triton exists for Linux only; elsewhere the chapter shows what plain Python can.
+# of Scout's weights are met in this way and in no other.
+#
+# What runs on a GPU is a **kernel**: one function, run in many copies at once. **Triton** is Python for writing kernels. The
+# repository has two Triton kernels for this product, one to be read and one to be fast. This chapter needs no GPU: Triton can
+# run a kernel in an **interpreter**, one copy after the other, with NumPy. It must be told so before a kernel is imported.
+# Triton's own packages are for Linux only; elsewhere the chapter shows what plain Python can.
 
 # %%
 import importlib.util
@@ -18,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from figures import BLUE, SKY, figure, lines, logarithmic, show, table
+from figures import BLUE, SKY, figure, lines, logarithmic, shapes, show, table
 from matplotlib.patches import Rectangle
 
 from llama4.ops import eager_grouped_matmul
@@ -53,15 +56,15 @@ import traffic
 from timing import median_ms
 
 scout = layers.SCOUT
-routed = 48 * scout.experts * 3 * scout.width * scout.hidden
+routed = 48 * scout.experts * 3 * scout.width * scout.hidden  # 48 layers; gate, up and down of each expert
 print(f"Scout's routed experts: {routed / 1e9:.1f} of 108.6 billion weights")
 assert 0.88 < routed / 108_641_793_536 < 0.9
 
 # %% [markdown]
 # ## The problem
 #
-# `x` has N rows of width D, sorted by expert; `w` has a matrix `[D, F]` for each of E experts; `ends` is the running total of
-# the group sizes. Row n of group e is to become `x[n] @ w[e]`.
+# `x` has N rows of width D, sorted by expert. `w` has a matrix `[D, F]` for each of E experts. `ends` is the running total of
+# the group sizes, as in chapter 07. Row n of group e is to become `x[n] @ w[e]`.
 #
 # With ends 2, 2, 5 rows 0 and 1 belong to expert 0, nobody to expert 1, and rows 2, 3 and 4 to expert 2.
 
@@ -71,16 +74,21 @@ x_ND, w_EDF = torch.randn(5, 3), torch.randn(3, 3, 4)
 expert_N = torch.searchsorted(ends_E, torch.arange(5), right=True)
 print("expert of each row:", expert_N.tolist())
 by_rows_NF = torch.stack([x_D @ w_EDF[expert] for x_D, expert in zip(x_ND, expert_N.tolist(), strict=True)])
+shapes(x_ND=x_ND, w_EDF=w_EDF, by_rows_NF=by_rows_NF)
 assert expert_N.tolist() == [0, 0, 2, 2, 2]
 assert torch.allclose(eager_grouped_matmul(x_ND, w_EDF, ends_E), by_rows_NF, atol=1e-5)
 
 # %% [markdown]
-# `eager_grouped_matmul` is the plain way: a loop over the groups, one matmul each. What is wrong with that?
+# `eager_grouped_matmul` is the plain way: on a CPU, a loop over the groups, one matmul each. On a GPU, what would be wrong with
+# that?
 #
-# - The host must know the group sizes to slice `x`. They are on the device, so it waits for the device, in every layer.
-# - There are as many launches as experts, and most are small. Groups are *ragged*: no two are alike.
+# - The host, which is the CPU, must know the group sizes to slice `x`. They are on the device, the GPU. So the host waits for
+#   the device, in every layer.
+# - Each matmul is a **launch**: the host tells the device to start a kernel. That is one for each expert that has tokens, and
+#   most are small.
 #
-# Here are the groups of Maverick's 128 experts for 512 tokens, chosen evenly, and of Scout's 16 where some are favoured.
+# And groups are *ragged*: they differ in size. Here are the groups of Maverick's 128 experts for 512 tokens, chosen evenly, and
+# of Scout's 16 where some are favoured.
 
 # %%
 whole, (left, right) = figure(9, 2.2, 1, 2, width_ratios=(2, 1))
@@ -94,16 +102,17 @@ for axes, shape, routing in ((left, layers.MAVERICK, "uniform"), (right, layers.
     print(f"{shape.name}: {shape.experts} groups of {size_E.min()} to {size_E.max()} rows")
     assert size_E.sum() == 512 and size_E.max() > 2 * size_E.float().mean()
 left.set_ylabel("rows")
-show(whole, "Bars of group sizes: even where the choice is even, groups differ by chance; where it is not, tenfold.")
+show(whole, "Bars of group sizes: after an even choice they differ by chance, after a skewed one by far.")
 
 # %% [markdown]
 # ## A tile
 #
-# A GPU's matmul cuts the output into **tiles**, and a **program** computes one: it walks along D, takes a block of `x` and a
-# block of `w`, multiplies them and adds to its sums. In a plain product tile i is simply rows i·M to (i+1)·M.
+# A GPU's matmul cuts the output into **tiles** (nothing to do with a picture's). A **program**, one of the kernel's copies,
+# computes one tile: it walks along D, takes a block of `x` and a block of `w`, multiplies them and adds to its sums. In a plain
+# product with M rows a tile, tile i is simply rows i·M to (i+1)·M − 1.
 #
 # In a grouped one a tile must not reach over the end of its group, since the next row wants another weight. So each group is
-# tiled by itself, and its last tile is partly empty. Groups of 5, 0, 3, 9 and 1 rows, in tiles of 4:
+# tiled by itself, and its last tile may be partly empty. Groups of 5, 0, 3, 9 and 1 rows, in tiles of 4:
 
 # %%
 tiles = grid.row_tiles()
@@ -114,8 +123,8 @@ assert all(own <= grid.ROWS for _, _, own in tiles) and 1 not in [expert for exp
 
 # %% [markdown]
 # How many programs must be launched? The host does not know the sizes. But full tiles are at most N // M, and each group
-# adds one at most that is not full. So `N // M + E` is always enough, a bound without asking; what is too many returns at
-# once. Two thousand random batches agree, and where groups are small it is met exactly.
+# adds one at most that is not full. So `N // M + E` is always enough, a bound without asking. A program too many finds no tile
+# and returns at once. Two thousand random batches agree, and sixteen groups of one row each meet the bound exactly.
 
 # %%
 rng = np.random.default_rng(0)
@@ -132,7 +141,13 @@ assert len(grid.row_tiles([1] * 16, 128)) == 16 // 128 + 16
 # ## The first kernel: counting
 #
 # Which rows are program p's? The readable kernel counts: it walks through the groups and takes their tiles off its own
-# number until it is inside one. Here it is, as it stands in the repository.
+# number until it is inside one. It is printed below as it stands in the repository. Some words of Triton to read it by:
+#
+# - `tl.program_id` is the program's own number: here one for its row tile, one for its column tile.
+# - A pointer plus a block of offsets is a block of addresses. `tl.load` and `tl.store` move all of them at once, those that
+#   `mask` allows. `x_row` and its like are strides.
+# - `tl.dot(x, w, sums)` multiplies two blocks and adds to the sums. `tl.cdiv` divides and rounds up.
+# - What is marked `tl.constexpr` is fixed when the kernel is compiled.
 
 # %%
 naive_source = Path("../kernels/llama4_kernels/naive.py").read_text(encoding="utf-8")
@@ -144,7 +159,7 @@ assert "while (tile >= tiles)" in kernel and "tl.dot" in kernel
 # Every load has its mask: rows of the group, depth, columns. What a mask excludes arrives as 0 and adds nothing. The last
 # store is masked too, so no tile writes over its group's end.
 #
-# We run it. Sizes are awkward on purpose: an empty group, one row, odd widths. What counts is the product in float64.
+# We run it. Sizes are awkward on purpose: an empty group, one row, odd widths. It is held against the loop in float64.
 
 # %%
 SIZES = [5, 0, 70, 9, 1]
@@ -168,17 +183,18 @@ odd = problem(37, 71, torch.float32)
 found_NF = eager_grouped_matmul(*odd)
 if TRITON:
     found_NF = naive.multiply(*odd)
+shapes(x_ND=odd[0], w_EDF=odd[1], found_NF=found_NF)
 print(f"{'naive.multiply' if TRITON else 'the loop'}: off by {off_by(found_NF, *odd):.1e}")
 assert off_by(found_NF, *odd) < 2e-6
 
 # %% [markdown]
 # ## The second kernel: staying
 #
-# The fast kernel, [`persistent.py`](../kernels/llama4_kernels/persistent.py), computes the same numbers. It differs in four
-# ways, and each can be seen without a GPU.
+# The fast kernel, [`persistent.py`](../kernels/llama4_kernels/persistent.py), computes the same product. It differs in four
+# ways, and none needs a GPU to be understood.
 #
-# **It does not count.** All group ends fit into a program's registers, so it asks them all at once: the expert of tile t is
-# the number of groups whose tiles end at or before t. One comparison of E lanes, one sum.
+# **It does not count.** All group ends fit into a program's registers, the memory nearest to it. So it asks them all at once:
+# the expert of tile t is the number of groups whose tiles end at or before t. One comparison with E numbers, one sum.
 
 # %%
 size_E = torch.tensor(grid.SIZES)
@@ -189,12 +205,13 @@ print("expert of each tile:             ", asked)
 assert asked == [expert for expert, _, _ in tiles]
 
 # %% [markdown]
-# **It stays.** There are as many programs as the card has multiprocessors, 132 on an H100, and each takes tile after tile:
-# program p takes tiles p, p + P, p + 2P … Nothing is launched for a tile, and the loads of the next begin while the last is
-# still being stored.
+# **It stays.** There are as many programs as the card has multiprocessors, the units that run them: P = 132 on an H100. Each
+# takes tile after tile: program p takes tiles p, p + P, p + 2P … Nothing is launched for a tile, and the loads of the next
+# begin while the last is still being stored.
 #
-# **It takes tiles in bands.** The picture shows both, for four programs and bands of two row tiles. White parts of a tile
-# are computed and not stored: they are rows of the next group, multiplied by the wrong weight, or zeros behind the last row.
+# **It takes tiles in bands.** A band is a few row tiles high; its tiles are taken column by column, then comes the next band.
+# The picture shows both, for four programs and bands of two row tiles. White parts of a tile are computed and not stored: they
+# are rows of the next group, multiplied by the wrong weight, or zeros behind the last row.
 
 # %%
 place = {tile: number for number, tile in enumerate(grid.order())}
@@ -218,8 +235,10 @@ show(
 assert sorted(place.values()) == list(range(len(tiles) * grid.COLUMN_TILES))
 
 # %% [markdown]
-# Is that what the kernels do? We write a kernel that computes nothing and tells: it calls the three functions of
-# [`tiles.py`](../kernels/llama4_kernels/tiles.py) that the fast kernel calls, and stores what they say.
+# Is that what the kernel does? We write one that computes nothing and tells: it calls the three functions of
+# [`tiles.py`](../kernels/llama4_kernels/tiles.py) that the fast kernel calls, and stores what they say of each tile. The table
+# has the first six; the assert compares all. (Blocks in Triton have a power of two of places: `slots` is one that holds all
+# groups.)
 
 # %%
 if TRITON:
@@ -248,9 +267,10 @@ if TRITON:
     assert told.tolist() == expected
 
 # %% [markdown]
-# Why bands? Programs that run at one time share what they read through the card's L2 cache. 132 programs that take tiles row
-# after row read a few strips of `x`, and as many strips of `w` as the output has columns of tiles. In bands they read a
-# little more of `x` and far less of `w`. We count the strips of the first 132 tiles, for a matrix of 160 columns of tiles.
+# Why bands? A tile needs one strip of `x`, its rows over the whole depth, and one strip of `w`, its columns. Programs that run
+# at one time share what they read through the card's L2 cache. If 132 of them take the tiles of one row, they read 1 strip of
+# `x` and 132 of `w`. In bands of 8 they read 8 and 17: a little more of `x` and far less of `w`. We count the strips of the
+# first 132 tiles, for an output of 160 columns of tiles.
 
 # %%
 heights = [1, 2, 4, 8, 16, 32, 64, 128]
@@ -271,12 +291,13 @@ print("bands of 8:", strips[3])
 assert strips[0] == (1, 132) and strips[3] == (8, 17) and sum(strips[3]) <= 1.1 * min(map(sum, strips))
 
 # %% [markdown]
-# **Its blocks are fetched by a copy engine.** A tensor descriptor (TMA) names a block by its corner, and what lies outside the
-# tensor arrives as zeros: no addresses, no masks. `w` is described in three dimensions, so that a block at the end of one
-# expert's depth is filled with zeros and not with the next expert's rows. The price: 16-bit numbers, and rows that begin at
-# multiples of 16 bytes, so D and F are multiples of eight. Anything else goes to the first kernel.
+# **Its blocks are fetched by a copy engine**, the card's tensor memory accelerator (TMA). A tensor is described to it once;
+# then a block is named by its corner, and what lies outside the tensor arrives as zeros: no addresses, no masks. `w` is
+# described in three dimensions, so that a block at the end of one expert's depth is filled with zeros and not with the next
+# expert's rows. The price here: 16-bit numbers, and rows that begin at multiples of 16 bytes, so that D and F are multiples of
+# eight. Anything else goes to the first kernel.
 #
-# `grouped_matmul` chooses. In the interpreter the narrow type is float16, since it computes bfloat16 wrongly.
+# `grouped_matmul` chooses between the two. In the interpreter the 16-bit type is float16, since bfloat16 comes out wrong there.
 
 # %%
 narrow = torch.bfloat16 if CUDA else torch.float16
@@ -289,7 +310,7 @@ if TRITON:
 
     print("for the copy engine:", described(even[0]), " odd widths:", described(odd[0]))
     found_NF = grouped_matmul(*even)
-    few, many = persistent.programs, lambda _: 100
+    few, many = persistent.programs, lambda _: 100  # how many programs there are: in the interpreter, three
     by_three = persistent.multiply(*even, chosen("forward", device))
     persistent.programs = many
     by_hundred = persistent.multiply(*even, chosen("forward", device))
@@ -299,13 +320,13 @@ print(f"off by {off_by(found_NF, *even):.1e} of the largest, in {found_NF.dtype}
 assert off_by(found_NF, *even) < (2**-7 if CUDA else 2**-10)
 
 # %% [markdown]
-# Three programs or a hundred: the same bits, since each tile is summed in the same order by whoever takes it.
+# Three programs or a hundred: the same bits, since each tile is summed in the same order whoever takes it.
 #
 # ## Its gradient
 #
-# By `x` it is the same product with every weight turned: `dx[n] = dy[n] @ w[e]ᵀ`. By `w` it is another kind: `dw[e] = x_eᵀ
-# @ dy_e`, where the rows of a group are what is *summed over*. There a foreign row would not be left unstored, it would be
-# added. So the last block of each group is set to zero beyond the end. NaN in one group shows whether that holds.
+# By `x` it is the same product with every weight transposed: `dx[n] = dy[n] @ w[e]ᵀ`. By `w` it is another kind: `dw[e] = x_eᵀ
+# @ dy_e`, where the rows of a group are what is *summed over*. There a row of another group could not just be left unstored,
+# it would be added. So the last block of each group is set to zero beyond the end. NaN in one group shows whether that holds.
 
 # %%
 if TRITON:
@@ -329,8 +350,8 @@ if TRITON:
 # ## Where the bytes go
 #
 # A MoE layer made of grouped matmuls is more than its matmuls: tokens are gathered, gate and up are written, read again by
-# the SwiGLU, and so on. For Scout's routed expert on 4096 tokens, counted from the shapes (weights left out, both ways read
-# them once):
+# the SwiGLU, and so on. The repository also has the layer **fused** into two kernels that write less in between. Here are both
+# for Scout's routed experts on 4096 tokens in bf16, counted from the shapes (the weights left out, which both read once):
 
 # %%
 whole, axes = figure(8.5, 2.9)
@@ -354,8 +375,9 @@ assert traffic.X == 4096 * 5120 * 2 / 1e6 and composed > 2.5 * fused
 # ## The floor
 #
 # No kernel is faster than its FLOPs at the card's speed, nor than its bytes at the speed of its memory. The longer of the two
-# is the **floor**. Few tokens: bytes, the more the more experts they meet. Many tokens: FLOPs. Where it turns depends on the
-# card. As an example, worked out and not measured, an *invented* card of 800 TFLOP/s and 4 TB/s:
+# times is the **floor**. With few tokens it is set by the bytes of the weights, and rises with the experts that are met. With
+# many it is set by the FLOPs. Where it turns depends on the card. As an example, worked out and not measured, an *invented*
+# card of 800 TFLOP/s and 4 TB/s:
 
 # %%
 card = {"product_tflops": 800.0, "read_tb_s": 4.0}
@@ -378,8 +400,9 @@ assert floors[-1] == compute[-1] and floors[0] > 10 * compute[0] and floors[3] <
 # %% [markdown]
 # ## Measured
 #
-# Numbers of speed come from one command, `python kernels/benchmarks/run.py`, whose results are committed as files. What
-# follows is drawn from them, and from nothing else; on a machine with a GPU this cell also times the product itself.
+# Numbers of speed come from one command, `python kernels/benchmarks/run.py`, which writes its results as files. What follows
+# is read from those that are in the repository, and from nothing else. On a machine with a GPU the cell also times the product
+# itself.
 
 # %%
 files = sorted(Path("../kernels/benchmarks/results").glob("*.json"))
@@ -415,13 +438,13 @@ assert CUDA or median_ms(lambda: None) == (None, "not timed")
 # </details>
 
 # %% [markdown]
-# **3.** In the forward kernel a tile may multiply rows of the next group by the wrong weight, and nobody minds. Why would the
-# same be an error in the weight gradient?
+# **3.** In the fast forward kernel a tile may multiply rows of the next group by the wrong weight, and nobody minds. Why would
+# the same be an error in the weight gradient?
 #
 # <details><summary>Answer</summary>
 #
-# In the forward product a foreign row makes a foreign row of the output, which is not stored. In the gradient rows are what is
-# summed over: a foreign row would be part of every number.
+# In the forward product a foreign row makes a foreign row of the output, which is not stored. In the gradient the rows are what
+# is summed over: a foreign row would be part of every number.
 #
 # </details>
 
