@@ -58,7 +58,9 @@ def _query_gradient(
     depths = tl.arange(0, WIDTH)
     columns = tl.arange(0, COLUMNS)
     q_ptr = pointers(q_ptr, row, begin, kv_head * SHARING, q_row, q_token, q_head)
-    q = tl.load(q_ptr + positions[:, None].to(tl.int64) * q_token + heads[:, None] * q_head + depths[None, :])
+    q = tl.load(
+        q_ptr + positions[:, None].to(tl.int64) * q_token + heads[:, None].to(tl.int64) * q_head + depths[None, :]
+    )
     at = (row.to(tl.int64) * length + begin + positions) * (kv_heads * SHARING) + kv_head * SHARING + heads
     full_at = at[:, None] * WIDTH + depths[None, :]
     do = tl.load(dout_ptr + full_at)
@@ -99,7 +101,9 @@ def _dkv_block(
     depths = tl.arange(0, WIDTH)
     tokens = positions.to(tl.int64)
     q = tl.load(
-        q_ptr + tokens[:, None] * q_token + heads[:, None] * q_head + depths[None, :], mask=own[:, None], other=0.0
+        q_ptr + tokens[:, None] * q_token + heads[:, None].to(tl.int64) * q_head + depths[None, :],
+        mask=own[:, None],
+        other=0.0,
     )
     at = tokens * out_token + heads
     do = tl.load(dout_ptr + at[:, None] * WIDTH + depths[None, :], mask=own[:, None], other=0.0)

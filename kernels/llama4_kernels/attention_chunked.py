@@ -72,7 +72,9 @@ def _forward(
     depths = tl.arange(0, WIDTH)
     columns = tl.arange(0, COLUMNS)
     q_ptr = pointers(q_ptr, row, begin, kv_head * SHARING, q_row, q_token, q_head)
-    q = tl.load(q_ptr + positions[:, None].to(tl.int64) * q_token + heads[:, None] * q_head + depths[None, :])
+    q = tl.load(
+        q_ptr + positions[:, None].to(tl.int64) * q_token + heads[:, None].to(tl.int64) * q_head + depths[None, :]
+    )
     k_ptr = pointers(k_ptr, row, begin, kv_head, k_row, k_token, k_head)
     v_ptr = pointers(v_ptr, row, begin, kv_head, v_row, v_token, v_head)
     k_at = columns[:, None] * k_token + depths[None, :]

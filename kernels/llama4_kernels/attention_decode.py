@@ -58,7 +58,7 @@ def _attend_split(
     depths = tl.arange(0, WIDTH)
     columns = tl.arange(0, COLUMNS)
     q_ptr = pointers(q_ptr, row, 0 * row, kv_head * SHARING, q_row, q_token, q_head)
-    q = tl.load(q_ptr + tokens[:, None] * q_token + heads[:, None] * q_head + depths[None, :])
+    q = tl.load(q_ptr + tokens[:, None] * q_token + heads[:, None].to(tl.int64) * q_head + depths[None, :])
     k_ptr = pointers(k_ptr, row, begin, kv_head, k_row, k_token, k_head)
     v_ptr = pointers(v_ptr, row, begin, kv_head, v_row, v_token, v_head)
     k_at = columns[:, None] * k_token + depths[None, :]
@@ -149,5 +149,5 @@ def splits_of(programs_without: int, slots: int, device: torch.device) -> int:
 
 
 def rows_of(rows: int) -> int:
-    """The narrow side of a tile: 16, which is the least a product may have, 32 or 64."""
+    """The narrow side of a tile: 16, which is the least a product may have, or 32."""
     return max(16, triton.next_power_of_2(rows))

@@ -36,4 +36,4 @@ def packed(first_row, here, SHARING: tl.constexpr, ROWS: tl.constexpr):
 @triton.jit
 def pointers(ptr, row, token, head, row_stride, token_stride, head_stride):
     """The address of one row's token and head; in 64 bits, which 1 M tokens of 40 heads of 128 need."""
-    return ptr + row.to(tl.int64) * row_stride + token.to(tl.int64) * token_stride + head * head_stride
+    return ptr + row.to(tl.int64) * row_stride + token.to(tl.int64) * token_stride + head.to(tl.int64) * head_stride

@@ -117,8 +117,7 @@ def check_int4(
         f"{name} {part}": t for name, (pair, _) in named.items() for part, t in zip(("q", "scale"), pair, strict=True)
     }
     same_device("moe_mlp_int4", tensors)
-    if x_ND.dtype not in (torch.bfloat16, torch.float16) or not x_ND.is_contiguous():
-        raise TypeError(f"moe_mlp_int4 needs x without gaps in bfloat16 or float16, but got {x_ND.dtype}.")
+    _check_x("moe_mlp_int4", x_ND)
 
 
 def check_int4_linear(x: Tensor, weight: tuple[Tensor, Tensor]) -> None:
@@ -129,8 +128,14 @@ def check_int4_linear(x: Tensor, weight: tuple[Tensor, Tensor]) -> None:
         )
     _int4_group("the weight", weight, [len(weight[0]), x.shape[-1]])
     same_device("linear_int4", {"x": x, "q": weight[0], "scale": weight[1]})
-    if x.dtype not in (torch.bfloat16, torch.float16) or not x.is_contiguous():
-        raise TypeError(f"linear_int4 needs x without gaps in bfloat16 or float16, but got {x.dtype}.")
+    _check_x("linear_int4", x)
+
+
+def _check_x(name: str, x: Tensor) -> None:
+    if x.dtype not in (torch.bfloat16, torch.float16):
+        raise TypeError(f"{name} needs x in bfloat16 or float16, but got {x.dtype}.")
+    if not x.is_contiguous():
+        raise ValueError(f"{name} needs x without gaps: call .contiguous() on it.")
 
 
 def check_chunked(q_BSHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, chunk: int) -> None:

@@ -28,10 +28,10 @@ HOPPER = {
     "weight_gradient": Tile(rows=128, columns=256, depth=64, warps=8, stages=3),
     "gate_up": Tile(rows=128, columns=128, depth=64, warps=8, stages=3, band=8),
     "down": Tile(rows=128, columns=256, depth=64, warps=8, stages=3, band=8),
-    # Here `rows` is the most tokens; 16 and 32 of them run with the same blocks of weights.
+    # Here `rows` is the most tokens; fewer run with the same blocks of weights.
     "decode_gate_up": Tile(rows=64, columns=64, depth=128, warps=4, stages=4),
     "decode_down": Tile(rows=64, columns=64, depth=128, warps=4, stages=6),
-    "int4": Tile(rows=64, columns=64, depth=128, warps=4, stages=4),  # the depth of a block is a group's
+    "int4": Tile(rows=32, columns=64, depth=128, warps=4, stages=4),  # the depth of a block is a group's
     # Of attention: packed query rows, keys, and the widest head.
     "attention": Tile(rows=128, columns=64, depth=128, warps=8, stages=3),
     "attention_dq": Tile(rows=128, columns=64, depth=128, warps=8, stages=2),

@@ -269,7 +269,8 @@ def _(x_ND: Tensor, q_FD: Tensor, scale_FD: Tensor) -> Tensor:
 
 
 def width_of(tokens: int) -> int:
-    """The narrow side of a tile, 16 or 32: with 64, two sums and the numbers made of bytes would not fit the registers."""
+    """The narrow side of a tile, 16 or 32 (`rows` in configs.py): with 64, two sums and the numbers made of bytes would not fit
+    the registers."""
     return 16 if tokens <= 16 else 32
 
 

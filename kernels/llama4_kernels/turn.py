@@ -35,11 +35,11 @@ def _turn(
     row, column = token // length, token % length
     if block < q_blocks:
         here, count = block * HEADS + place, heads
-        x_at = q_ptr + row * q_row + column * q_token + here[:, None] * q_head
+        x_at = q_ptr + row * q_row + column * q_token + here[:, None].to(tl.int64) * q_head
         out_at = q_out_ptr + (token * heads + here)[:, None] * WIDTH
     else:
         here, count = (block - q_blocks) * HEADS + place, kv_heads
-        x_at = k_ptr + row * k_row + column * k_token + here[:, None] * k_head
+        x_at = k_ptr + row * k_row + column * k_token + here[:, None].to(tl.int64) * k_head
         out_at = k_out_ptr + (token * kv_heads + here)[:, None] * WIDTH
     inside = (here < count)[:, None]
     x = tl.load(x_at + depths[None, :], mask=inside, other=0.0).to(tl.float32)

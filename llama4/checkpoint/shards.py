@@ -17,16 +17,22 @@ from llama4.checkpoint.folder import HF_INDEX, HF_SHARD, HF_SINGLE
 HEADERS = 1 << 20  # bytes to spare for headers, index and config when the disk is asked for room
 
 
+def filled(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Names in their order, cut into stretches of at most `limit` bytes; a larger one is alone."""
+    stretches: list[list[str]] = [[]]
+    held = 0
+    for name, size in sizes.items():
+        if stretches[-1] and held + size > limit:
+            stretches.append([])
+            held = 0
+        stretches[-1].append(name)
+        held += size
+    return stretches
+
+
 def planned(sizes: Mapping[str, int], limit: int) -> dict[str, list[str]]:
     """File → its tensors, for `sizes` in bytes, file after file of at most `limit` bytes."""
-    shards: list[list[str]] = [[]]
-    filled = 0
-    for name, size in sizes.items():
-        if shards[-1] and filled + size > limit:
-            shards.append([])
-            filled = 0
-        shards[-1].append(name)
-        filled += size
+    shards = filled(sizes, limit)
     count = len(shards)
     if count == 1:
         return {HF_SINGLE: shards[0]}

@@ -106,17 +106,20 @@ def table(result: dict[str, Any]) -> str:
 
 def put_table(result: dict[str, Any], page: Path) -> None:
     """Write the table as a new page, or into a page that has the lines `<!-- eval -->` and `<!-- end -->`, between them."""
-    drawn = table(result) + "\n"
-    if page.exists():
-        try:
-            old = page.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise InputError(f"{page} cannot be read as text: name a Markdown page, or a new file.") from error
-        pattern = re.compile(re.escape(BEGIN) + r".*?" + re.escape(END), re.DOTALL)
-        if not pattern.search(old):
-            raise InputError(f"{page} exists and has no lines {BEGIN} and {END}: put them where the table belongs.")
-        drawn = pattern.sub(lambda _: f"{BEGIN}\n{table(result)}\n{END}", old, count=1)
-    write(drawn, page)
+    drawn = table(result)
+    write(replaced(page, BEGIN, drawn) if page.exists() else drawn + "\n", page)
+
+
+def replaced(page: Path, begin: str, drawn: str) -> str:
+    """The page's text with `drawn` between the lines `begin` and `<!-- end -->`. Raises InputError for one without them."""
+    try:
+        old = page.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{page} cannot be read as text: name a Markdown page, or a new file.") from error
+    pattern = re.compile(re.escape(begin) + r".*?" + re.escape(END), re.DOTALL)
+    if not pattern.search(old):
+        raise InputError(f"{page} has no lines {begin} and {END}: put them where the table belongs.")
+    return pattern.sub(lambda _: f"{begin}\n{drawn}\n{END}", old, count=1)
 
 
 def _head(result: dict[str, Any]) -> str:

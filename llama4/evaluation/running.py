@@ -102,11 +102,11 @@ def questions_of(suite: str, drawn: Drawings, dataset: Dataset, limit: int | Non
 
 def chosen_suites(text: str) -> tuple[str, ...]:
     """`all`, or some of SUITES with commas between. Raises InputError for any other."""
-    wanted = SUITES if text == "all" else tuple(dict.fromkeys(text.split(",")))
+    wanted = SUITES if text == "all" else text.split(",")
     for suite in wanted:
         if suite not in SUITES:
             raise InputError(f"There is no suite {suite!r}: choose all, or among {','.join(SUITES)}.")
-    return wanted
+    return tuple(suite for suite in SUITES if suite in wanted)  # names before experts, which are of the same answers
 
 
 def run_command(arguments: Namespace) -> int:
@@ -140,10 +140,14 @@ def _measured(arguments: Namespace) -> dict[str, Any]:
         shown = drawn.sample(random.Random(suites.SEED), min(FIGURE_PICTURES, len(drawn)))
         figure.draw(llm, tally, [drawn.picture(position) for position in shown], arguments.figure.expanduser())
     asked = {"artist": settings.artist, "suites": list(settings.chosen), "limit": settings.limit, "seed": suites.SEED}
-    dtype = str(llm.model.decoder.embedding.weight.dtype).removeprefix("torch.")
-    dtype += ", linear layers in int4" if is_quantised(llm.model) else ""
     model = report.described(arguments.model, folder, count_weights(llm.model))
-    return report.assembled(model, asked | {"dtype": dtype}, rows, loads, torch.get_num_threads())
+    return report.assembled(model, asked | {"dtype": dtype_of(llm)}, rows, loads, torch.get_num_threads())
+
+
+def dtype_of(llm: LLM) -> str:
+    """What the model computes in, as the report names it."""
+    dtype = str(llm.model.decoder.embedding.weight.dtype).removeprefix("torch.")
+    return dtype + (", linear layers in int4" if is_quantised(llm.model) else "")
 
 
 def _check(settings: Settings, arguments: Namespace) -> None:

@@ -13,7 +13,6 @@ unquantised model's evaluation.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from dataclasses import asdict
 from itertools import cycle
@@ -30,7 +29,7 @@ from llama4.evaluation.drawings import Drawings
 from llama4.evaluation.wordings import NAMING
 from llama4.generate import LLM
 from llama4.load import load, resolve_path
-from llama4.quant import count_weights, quantise
+from llama4.quant import count_weights, is_quantised, quantise
 from llama4.quant.calibrated import calibrated
 from llama4.quant.prompts import answered
 from llama4.quant.quality import agreement, questions
@@ -38,7 +37,7 @@ from llama4.train.emoji.dataset import TRAIN_ARTISTS, Dataset, open_dataset
 
 ARTIST = "twemoji"  # the one that is held out
 DRAWINGS = 768  # to calibrate on
-BEGIN, END = "<!-- int4 -->", "<!-- end -->"
+BEGIN = "<!-- int4 -->"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,43 +47,54 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, metavar="DIR", help="emoji data: count the held-out artist's names too")
     parser.add_argument("--limit", type=int, metavar="N", help="of these, at most N a language")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
-    parser.add_argument("--page", type=Path, metavar="FILE.md", help=f"put the table between {BEGIN} and {END}")
+    parser.add_argument("--page", type=Path, metavar="FILE.md", help=f"put the table between {BEGIN} and {report.END}")
     parser.add_argument(
         "--exact", type=Path, default=Path("docs/default-model.json"), metavar="FILE",
         help="`llama4 eval --json` of the unquantised model, for the table (docs/default-model.json)",
     )  # fmt: skip
     arguments = parser.parse_args(argv)
     try:
+        exact = None if arguments.data is None else comparable(arguments.exact, arguments.model, arguments.limit)
+        if arguments.page is not None:
+            report.replaced(arguments.page, BEGIN, "")  # what cannot be written is known before minutes of measuring
         result = measured(arguments.model, arguments.data, arguments.limit)
-        drawn = table(result, report.read(arguments.exact) if result["rows"] else None)
-        print(drawn)
         if arguments.json is not None:
             report.write(report.text(result), arguments.json)
+        drawn = table(result, exact)
+        print(drawn)
         if arguments.page is not None:
-            put(drawn, arguments.page)
+            report.write(report.replaced(arguments.page, BEGIN, drawn), arguments.page)
     except InputError as error:
         print(f"llama4: {error}", file=sys.stderr)
         return 2
     return 0
 
 
+def comparable(file: Path, model: str, limit: int | None) -> dict[str, Any]:
+    """The unquantised evaluation in `file`. Raises InputError where it is of another model or of other questions."""
+    exact = report.read(file)
+    if exact["model"]["files"] != report.described(model, resolve_path(model), 0)["files"]:
+        raise InputError(f"{file} is of another model than {model}: name one of `llama4 eval --model {model} --json`.")
+    if exact["settings"]["limit"] != limit:
+        made = "without a limit" if exact["settings"]["limit"] is None else f"with --limit {exact['settings']['limit']}"
+        raise InputError(f"{file} was made {made}: give the same here, or --exact FILE of a run that had yours.")
+    return exact
+
+
 def measured(model: str, data: Path | None, limit: int | None) -> dict[str, Any]:
     """Agreement with the unquantised model and, with data, the share of names that int4 says right."""
-    exact, narrow = load(model, device="cpu"), load(model, device="cpu", quant="int4")
+    exact = load(model, device="cpu")
+    if is_quantised(exact.model):
+        raise InputError(f"{model} is in int4 already: name the unquantised model that it was made of.")
+    narrow = load(model, device="cpu", quant="int4")
     rows, more = _names(narrow, data, limit) if data is not None else [], {}
     if data is not None:
         fitted = load(model, device="cpu")
         quantise(fitted.model, pack=calibrated(fitted.model, calibration(fitted, open_dataset(data.expanduser()))))
         again = {"rows": _names(fitted, data, limit), "agreement": asdict(agreement(exact, fitted, questions(exact)))}
         more = {"calibrated": again}
-    dtype = str(narrow.model.decoder.embedding.weight.dtype).removeprefix("torch.") + ", linear layers in int4"
-    asked = {
-        "artist": ARTIST,
-        "suites": ["languages"] if rows else [],
-        "limit": limit,
-        "seed": suites.SEED,
-        "dtype": dtype,
-    }
+    asked = {"artist": ARTIST, "suites": ["languages"] if rows else [], "limit": limit, "seed": suites.SEED}
+    asked |= {"dtype": running.dtype_of(narrow)}
     about = report.described(model, resolve_path(model), count_weights(narrow.model))
     result = report.assembled(about, asked, rows, [], torch.get_num_threads())
     return result | {"agreement": asdict(agreement(exact, narrow, questions(exact)))} | more
@@ -142,14 +152,6 @@ def _shares(files: dict[str, str], ways: list[list[dict[str, Any]]], exact: dict
         _line([f"mean of the {len(shares[0])} languages", *means]),
         _line([told, "", *(f"{points[0]:.1f} and {points[-1]:.1f}" for points in lost)]),
     ]
-
-
-def put(drawn: str, page: Path) -> None:
-    """Write the table into a page that has the two lines."""
-    text, pattern = page.read_text(encoding="utf-8"), re.compile(re.escape(BEGIN) + r".*?" + re.escape(END), re.DOTALL)
-    if not pattern.search(text):
-        raise InputError(f"{page} has no lines {BEGIN} and {END}: put them where the table belongs.")
-    report.write(pattern.sub(lambda _: f"{BEGIN}\n{drawn}\n{END}", text, count=1), page)
 
 
 if __name__ == "__main__":

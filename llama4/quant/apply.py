@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from llama4.checkpoint import parameter_shapes
 from llama4.config import Config
@@ -76,7 +77,8 @@ def quantise(model: Llama4, group: int | None = None, pack: Packing = pack_param
     if is_quantised(model):
         raise InputError("This model has no layer left to quantise: it is in int4 already.")
     weights = dict(model.named_parameters())
-    return put_in(model, {name: pack(name, weights[name], group) for name in packable(model.config)})
+    names = tqdm(packable(model.config), desc="quantising", unit="weight", delay=2, leave=False, disable=None)
+    return put_in(model, {name: pack(name, weights[name], group) for name in names})
 
 
 def is_quantised(model: nn.Module) -> bool:

@@ -12,7 +12,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from llama4.chat import Prompt
+from llama4.engine import check_prompt
 from llama4.errors import InputError
 from llama4.generate import LLM
 
@@ -38,9 +41,15 @@ def _prompt(llm: LLM, file: Path, number: int, line: str) -> Prompt:
         raise InputError(
             f'Line {number} of {file} is not {{"prompt": "…", "images": ["…"]}}: a text, and paths or nothing.'
         )
-    return llm.encode(text, images=[file.parent / image for image in images] or None)
+    try:
+        prompt = llm.encode(text, images=[file.parent / image for image in images] or None)
+        check_prompt(prompt, llm.model, ANSWER)
+    except InputError as error:
+        raise InputError(f"Line {number} of {file}: {error}") from error
+    return prompt
 
 
 def answered(llm: LLM, prompts: Sequence[Prompt], budget: int = ANSWER) -> list[Prompt]:
     """Each prompt with the model's own greedy answer of at most `budget` tokens behind it."""
-    return [Prompt(prompt.ids + llm.run(prompt, max_new_tokens=budget).ids, prompt.tiles) for prompt in prompts]
+    asked = tqdm(prompts, desc="answering", unit="prompt", delay=2, leave=False, disable=None)
+    return [Prompt(prompt.ids + llm.run(prompt, max_new_tokens=budget).ids, prompt.tiles) for prompt in asked]

@@ -1,4 +1,4 @@
-"""The loop that both stages run.
+"""The loop that every stage runs.
 
     for step in steps:
         gradients of the batch, part by part      bf16 weights, fp32 sums
@@ -55,10 +55,9 @@ def train(stage: Stage, folder: Path, until: int | None = None) -> bool:
     """Run a stage from where its saved state is to its last step (or to `until`). True when the stage is finished."""
     plan = stage.plan
     optims = optimisers(stage.masters, stage.extra.parameters(), plan)
-    step = state.load(folder, stage, optims)
+    step, sums = state.load(folder, stage, optims)
     begun = time.monotonic() - log.forget_after(folder, stage.name, step)
-    last = min(plan.steps, until or plan.steps)
-    sums: Counter[str] = Counter()
+    last = plan.steps if until is None else min(plan.steps, until)
     with interrupted() as stopped, tqdm(total=plan.steps, initial=step, desc=stage.name, disable=None) as bar:
         while step < last and not stopped:
             sums.update(update(stage, optims, step))
@@ -73,9 +72,9 @@ def train(stage: Stage, folder: Path, until: int | None = None) -> bool:
                 log.write(folder, {"stage": stage.name, "step": step, "seconds": seconds, "validation": shares})
                 bar.write(f"{stage.name} {step}: " + "  ".join(f"{name} {share:.1%}" for name, share in shares.items()))
             if step % plan.save_every == 0:
-                state.save(folder, stage, optims, step)
+                state.save(folder, stage, optims, step, sums)
             bar.update()
-    state.save(folder, stage, optims, step)
+    state.save(folder, stage, optims, step, sums)
     return step == plan.steps
 
 

@@ -80,7 +80,7 @@ FIRST_WORDS = only("name_one", english=1.0, mean_turns=1)
 # remembers to hold a good part of the facts.
 ALL_TASKS = {
     **{"name_one": 4, "name_many": 2, "left_right": 2, "same_different": 1, "nth": 2, "strip": 2, "frames": 1},
-    "translate": 8,
+    **{"translate": 8, "keywords": 1.5, "category": 1.5, "no_picture": 2},
 }
 
 SCENES = (

@@ -1,6 +1,7 @@
 """A stage's state on disk, so that a stopped run goes on bit for bit: weights, momenta, and the number of the next step.
 
-    RUN/STAGE.pt      fp32 weights, what is not shipped, the optimisers' state, the step, the numbers it was run with
+    RUN/STAGE.pt      fp32 weights, what is not shipped, the optimisers' state, the step, the sums for the log's next line,
+                      the numbers it was run with
 
 There is no generator to save: everything drawn depends on the seed and the step. A state is written beside and renamed, so a run
 killed while it writes goes on from the state before.
@@ -8,6 +9,8 @@ killed while it writes goes on from the state before.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +23,11 @@ if TYPE_CHECKING:
     from llama4.train.loop import Stage
 
 
-def save(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer], step: int) -> None:
-    """Write the state from which `step` is run next."""
+def save(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer], step: int, sums: Mapping[str, float]) -> None:
+    """Write the state from which `step` is run next; `sums` are of the steps since the log's last line."""
     saved = {
         "step": step,
+        "sums": dict(sums),
         "numbers": dict(stage.numbers),
         "weights": {name: weight.detach() for name, weight in stage.masters.weights.items()},
         "extra": stage.extra.state_dict(),
@@ -38,11 +42,14 @@ def save(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer], step: 
             ) from error
 
 
-def load(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer]) -> int:
-    """Put a saved state back and return its step, 0 where none was saved. InputError when a number of the recipe was another."""
+def load(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer]) -> tuple[int, Counter[str]]:
+    """Put a saved state back and return its step and sums, 0 and nothing where none was saved.
+
+    Raises InputError when a number of the recipe was another.
+    """
     path = folder / f"{stage.name}.pt"
     if not path.exists():
-        return 0
+        return 0, Counter()
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         held = dict(saved["numbers"])
@@ -57,7 +64,7 @@ def load(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer]) -> int
         _put_back(saved, stage, optims)
     except (KeyError, RuntimeError, ValueError) as error:  # missing names, other shapes, other parameters
         raise InputError(f"{path} belongs to another model or other data: choose another folder.") from error
-    return int(saved["step"])
+    return int(saved["step"]), Counter(saved.get("sums", {}))
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@
 
 A conversation says what is to be seen, not how it looks: a `Picture` holds positions in the dataset's emoji, and who renders
 it chooses artist, size and background. A picture costs the model far more tokens than a question, so one picture is asked
-about several times: `name_one` has up to sixteen turns, one a language. An answer is the CLDR name or one of the
+about several times: `name_one` has several turns, one a language. An answer is the CLDR name or one of the
 fixed words of `prompts.json` and nothing else, so that an exact comparison can mark it. Where the answer is one of
 two words, both are equally likely, and nothing but the picture tells which.
 """

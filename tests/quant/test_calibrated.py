@@ -4,6 +4,7 @@ format; and the command that reads its prompts from a file."""
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,14 @@ from torch import Tensor
 import llama4
 from llama4.chat import Prompt
 from llama4.cli import main
+from llama4.config import Config
 from llama4.errors import InputError
 from llama4.generate import LLM
 from llama4.layers import rms_norm
 from llama4.model import Llama4
 from llama4.quant import dequantise, pack, quantise
 from llama4.quant.apply import packable
-from llama4.quant.calibrated import DAMPING, calibrated, pack_for, watched
+from llama4.quant.calibrated import DAMPING, calibrated, first_of, moment_bytes, pack_for, watched
 from llama4.quant.int4 import LEAST, MOST, searched
 from llama4.quant.prompts import answered, read_prompts
 
@@ -92,14 +94,15 @@ def test_moments_are_of_what_each_layer_gets() -> None:
     given: dict[str, list[Tensor]] = {}
     first, moe = model.decoder.layers[0], next(layer for layer in model.decoder.layers if hasattr(layer.ffn, "experts"))
     hook = moe.ffn.register_forward_pre_hook(lambda _, x: given.setdefault("moe", []).append(x[0].flatten(0, 1)))
-    seen = watched(model, prompts)
+    seen = watched(model, prompts, list(moment_bytes(model.config)))
     hook.remove()
-    assert set(seen) == set(packable(model.config))
+    assert {name: h.nbytes for name, h in seen.items()} == moment_bytes(model.config)
+    assert {first_of(name) for name in packable(model.config)} == set(seen)
     x_ND = torch.cat([model.decoder.embedding(torch.tensor(prompt.ids)) for prompt in prompts])
     x_ND = rms_norm(x_ND, model.config.norm_eps) * first.attention_norm.weight
     for name in "qkv":
         torch.testing.assert_close(
-            seen[f"decoder.layers.0.attention.{name}.weight"], x_ND.T @ x_ND, rtol=1e-4, atol=1e-4
+            seen[first_of(f"decoder.layers.0.attention.{name}.weight")], x_ND.T @ x_ND, rtol=1e-4, atol=1e-4
         )
     x_ND = torch.cat(given["moe"])
     expert_N, score_N = moe.ffn.route(x_ND)
@@ -122,6 +125,31 @@ def test_the_model_moves_less_on_what_it_was_calibrated_on() -> None:
         for name, model in (("plain", plain), ("fitted", fitted)):
             off[name] += float((model(tokens_BS) - exact(tokens_BS)).square().mean())
     assert off["fitted"] < 0.8 * off["plain"]
+
+
+@torch.no_grad()
+def test_little_memory_means_more_readings_and_the_same_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up and gate, q and k and v go together, and a stretch is read once."""
+    prompts, sizes, readings = prompts_of(9, 14), moment_bytes(small().config), []
+
+    def counting(model: Llama4, given: list[Prompt], names: list[str]) -> dict[str, Tensor]:
+        readings.append(names)
+        return watched(model, given, names)
+
+    monkeypatch.setattr("llama4.quant.calibrated.watched", counting)
+    found = []
+    for free in (None, 2 * max(sizes.values())):
+        found.append(quantise(small(), pack=calibrated(small(), prompts, available=lambda _, free=free: free)))
+    for name, tensor in found[0].state_dict().items():
+        assert torch.equal(found[1].state_dict()[name], tensor), name
+    assert readings[0] == list(sizes) and list(chain(*readings[1:])) == list(sizes) and len(readings) > 3
+    with pytest.raises(InputError, match="Calibrating needs"):
+        calibrated(small(), prompts, available=lambda _: 2 * max(sizes.values()) - 1)
+
+
+def test_all_of_scout() -> None:
+    """The 315 GB of the text."""
+    assert round(sum(moment_bytes(Config.scout()).values()) / 1e9) == 315
 
 
 def test_an_expert_that_no_token_reached_is_rounded_plainly() -> None:
@@ -170,6 +198,8 @@ def test_the_command_calibrates_on_a_file(tmp_path: Path) -> None:
         ("[]", "is not {"),
         ('{"prompt": 3}', "is not {"),
         ('{"prompt": "a", "images": "x.png"}', "is not {"),
+        ('{"prompt": "a", "images": ["x.png"]}', "There is no image file"),
+        (json.dumps({"prompt": "dog " * 20_000}), "tokens"),
     ],
 )
 def test_a_line_that_is_no_prompt_is_named(

@@ -10,11 +10,13 @@ import torch
 from tiny_llm import CHUNK, tiny_llm, with_picture
 
 import llama4
+from llama4.cli import main as cli
 from llama4.errors import InputError
 from llama4.evaluation import report
 from llama4.generate import LLM
+from llama4.load import resolve_path
 from llama4.model import Llama4
-from llama4.quant.__main__ import main, put, table
+from llama4.quant.__main__ import BEGIN, comparable, main, table
 from llama4.quant.quality import agreement, questions
 
 
@@ -100,11 +102,37 @@ def test_the_table_compares_one_model_on_the_same_questions(tmp_path: Path) -> N
             table(narrow, other)
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- int4 -->\nold\n<!-- end -->\nb\n")
-    put(drawn, page)
-    assert page.read_text() == f"a\n<!-- int4 -->\n{drawn}\n<!-- end -->\nb\n"
+    assert report.replaced(page, BEGIN, drawn) == f"a\n<!-- int4 -->\n{drawn}\n<!-- end -->\nb\n"
     page.write_text("a\n")
-    with pytest.raises(InputError, match="has no lines"):
-        put(drawn, page)
+    for absent in (page, tmp_path / "none.md"):
+        with pytest.raises(InputError, match=r"has no lines|cannot be read"):
+            report.replaced(absent, BEGIN, drawn)
+
+
+def test_what_cannot_be_compared_is_said_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llama4.quant.__main__.measured", lambda *_: pytest.fail("it was measured"))
+    about = report.described("tiny", resolve_path("tiny"), 0)
+    file = tmp_path / "exact.json"
+    for files, limit, told in (
+        ({"w": "1"}, None, "is of another model"),
+        (about["files"], 5, "was made with --limit 5"),
+    ):
+        file.write_text(json.dumps(result(files, {}, settings={"limit": limit})))
+        assert main(["--data", str(tmp_path), "--exact", str(file)]) == 2
+        assert told in capsys.readouterr().err
+    file.write_text(json.dumps(result(about["files"], {}, settings={"limit": None})))
+    assert comparable(file, "tiny", None)["model"]["files"] == about["files"]
+    assert main(["--data", str(tmp_path), "--exact", str(tmp_path / "none")]) == 2
+    assert main(["--page", str(tmp_path / "none.md")]) == 2
+    assert capsys.readouterr().err.count("cannot be read") == 2
+
+
+def test_a_model_in_int4_is_not_compared_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["quantize", "tiny", "--into", str(tmp_path / "int4")]) == 0
+    assert main(["--model", str(tmp_path / "int4")]) == 2
+    assert "is in int4 already: name the unquantised" in capsys.readouterr().err
 
 
 def test_the_command_without_data_states_agreement(

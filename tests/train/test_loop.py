@@ -62,8 +62,9 @@ def test_stopping_half_way_changes_nothing(make: type[Toy], tmp_path: Path) -> N
     whole, begun, resumed = make(), make(), make()
     before = {name: weight.clone() for name, weight in whole.model.state_dict().items()}
     assert train(whole, tmp_path / "a")
-    assert not train(begun, tmp_path / "b", until=3)
-    assert not train(begun, tmp_path / "b", until=3)  # asked again, it does nothing
+    assert not train(begun, tmp_path / "b", until=0)
+    assert not train(begun, tmp_path / "b", until=4)  # between two lines of the log
+    assert not train(begun, tmp_path / "b", until=4)  # asked again, it does nothing
     assert train(resumed, tmp_path / "b")
     assert_same_end(whole, tmp_path / "a", resumed, tmp_path / "b")
     assert any(not torch.equal(weight, before[name]) for name, weight in whole.model.state_dict().items())
@@ -175,7 +176,7 @@ def test_seconds_go_on_where_they_stopped(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_state_is_saved_as_often_as_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
     save = loop.state.save
-    monkeypatch.setattr(loop.state, "save", lambda *given: saved.append(given[-1]) or save(*given))
+    monkeypatch.setattr(loop.state, "save", lambda *given: saved.append(given[3]) or save(*given))
     train(Toy(replace(PLAN, steps=10)), tmp_path)
     assert saved == [4, 8, 10]
 
