@@ -505,6 +505,6 @@ assert f"{math.log(last):.1f} {needed:.1f}" == "16.2 9.4" and abs(weight(needed 
 #   factor, and where it goes.
 # - [`config.Temperature`](../llama4/config.py#L45): its two numbers.
 # - [`inspect.cache_bytes`](../llama4/inspect.py#L95): the memory.
-# - [`int4.pack`](../llama4/quant/int4.py#L71): four bits and a scale.
+# - [`int4.pack`](../llama4/quant/int4.py#L77): four bits and a scale.
 # - [length_experiment.py](length_experiment.py) and [its results](data/length_experiment.json): the experiment, all
 #   settings on top.

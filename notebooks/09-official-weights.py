@@ -531,8 +531,8 @@ scratch.cleanup()
 #   [`names.Row`](../llama4/checkpoint/names.py#L83): the tables.
 # - [`transforms.to_file`](../llama4/checkpoint/transforms.py#L43) and
 #   [`transforms.from_file`](../llama4/checkpoint/transforms.py#L49): cutting and stacking, both ways.
-# - [`load.load_model`](../llama4/checkpoint/load.py#L32), [`save.save_hf`](../llama4/checkpoint/save.py#L30) and
-#   [`save.save_meta`](../llama4/checkpoint/save.py#L56): whole checkpoints.
+# - [`load.load_model`](../llama4/checkpoint/load.py#L32), [`save.save_hf`](../llama4/checkpoint/save.py#L26) and
+#   [`save.save_meta`](../llama4/checkpoint/save.py#L49): whole checkpoints.
 # - [`shapes.parameter_shapes`](../llama4/checkpoint/shapes.py#L19) and
 #   [`inspect.count_parameters`](../llama4/inspect.py#L84): the ledger.
 # - [weights](../docs/weights.md): from a gated download to the first answer.

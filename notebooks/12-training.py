@@ -625,4 +625,4 @@ assert objective.balance_of([50 * torch.eye(8)[[2, 6] * 4]], every) == (4.0, [4.
 # - [`optimiser.Muon`](../llama4/train/optimiser.py#L40) and [`weights.Masters`](../llama4/train/weights.py#L22).
 # - [`names.measure`](../llama4/train/names.py#L114) and [`scenes.draw`](../llama4/train/scenes.py#L38): trees.
 # - [`objective.balance_of`](../llama4/train/objective.py#L72): the experts' term.
-# - [`loop.update`](../llama4/train/loop.py#L82): one step.
+# - [`loop.update`](../llama4/train/loop.py#L81): one step.
