@@ -39,7 +39,7 @@ def one_sentence(message: str) -> bool:
 def test_without_a_state_a_stage_begins(tmp_path: Path) -> None:
     stage = Toy()
     before = {name: weight.clone() for name, weight in stage.masters.weights.items()}
-    assert state.load(tmp_path, stage, optims_of(stage)) == 0
+    assert state.load(tmp_path, stage, optims_of(stage)) == (0, {})
     assert all(torch.equal(weight, stage.masters.weights[name]) for name, weight in before.items())
 
 
@@ -49,7 +49,8 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     same_optims, optims = optims_of(same), optims_of(stage)
     for step in range(3):
         update(same, same_optims, step)
-    assert state.load(tmp_path, stage, optims) == 3
+    step, sums = state.load(tmp_path, stage, optims)
+    assert step == 3 and sums["steps"] == 3  # no line of the log has been written yet
     for name, weight in same.masters.weights.items():
         assert torch.equal(stage.masters.weights[name], weight)
         assert torch.equal(stage.masters.working[name], weight.bfloat16())
@@ -157,7 +158,7 @@ def test_a_disk_that_takes_no_more_bytes(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
     try:
         with pytest.raises(InputError, match="make room"):
-            state.save(tmp_path, stage, optims_of(stage), 1)
+            state.save(tmp_path, stage, optims_of(stage), 1, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["toy.pt"]
