@@ -143,9 +143,8 @@ def capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Replay, T
     with torch.cuda.device(device):  # streams belong to a card, and one of another card would record nothing
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(
-            beside
-        ):  # whatever is compiled, tuned or allocated but once is, before anything is recorded
+        # Whatever is compiled, tuned or allocated but once is, before anything is recorded.
+        with torch.cuda.stream(beside):
             step()
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
