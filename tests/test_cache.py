@@ -170,6 +170,18 @@ def test_input_at_fault_leaves_the_cache_alone() -> None:
     assert cache.lengths_B.tolist() == [6] and torch.equal(cache.layers[0].k_BTGK, before)
 
 
+def test_what_grew_in_inference_mode_can_be_written_to_outside_it() -> None:
+    """`prefill` grows a cache in that mode; a caller's own next call need not be in it, and may learn."""
+    model = drawn_model(small_config())
+    cache, tokens_BS = model.new_cache(1, 90), random_tokens(1, 30)
+    with torch.inference_mode():
+        model(tokens_BS[:, :17], cache=cache)
+    later = model(tokens_BS[:, 17:], cache=cache)
+    assert later.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(later, model(tokens_BS)[:, 17:], rtol=1e-5, atol=1e-5)
+
+
 @torch.no_grad()
 def test_reset_forgets_and_keeps_the_memory() -> None:
     model = drawn_model(small_config())

@@ -4,6 +4,7 @@ format; and the command that reads its prompts from a file."""
 from __future__ import annotations
 
 import json
+import weakref
 from itertools import chain
 from pathlib import Path
 
@@ -129,12 +130,15 @@ def test_the_model_moves_less_on_what_it_was_calibrated_on() -> None:
 
 @torch.no_grad()
 def test_little_memory_means_more_readings_and_the_same_integers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up and gate, q and k and v go together, and a stretch is read once."""
-    prompts, sizes, readings = prompts_of(9, 14), moment_bytes(small().config), []
+    """Up and gate, q and k and v go together; a stretch is read once, and let go before the next is."""
+    prompts, sizes, readings, held = prompts_of(9, 14), moment_bytes(small().config), [], []
 
     def counting(model: Llama4, given: list[Prompt], names: list[str]) -> dict[str, Tensor]:
+        assert all(moment() is None for moment in held)
         readings.append(names)
-        return watched(model, given, names)
+        seen = watched(model, given, names)
+        held[:] = [weakref.ref(moment) for moment in seen.values()]
+        return seen
 
     monkeypatch.setattr("llama4.quant.calibrated.watched", counting)
     found = []
