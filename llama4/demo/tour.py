@@ -145,8 +145,8 @@ def _ask(
 
 
 def clean(text: str) -> str:
-    """On one line, and nothing that a terminal would obey: a model may say any bytes."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    """On one line, a list's lines with commas, and nothing that a terminal would obey: a model may say any bytes."""
+    return "".join(letter if letter.isprintable() else " " for letter in text.replace("\n", ", "))
 
 
 def _grids(experts: dict[int, torch.Tensor]) -> str:

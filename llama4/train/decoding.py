@@ -1,4 +1,4 @@
-"""What the two stages of the decoder share: its weights learn, the encoder's rest, and an answer's tokens are what is marked.
+"""What the three stages of the decoder share: its weights learn, the encoder's rest, and an answer's tokens are what is marked.
 
     loss = answers + b · balance        objective.py
 
@@ -26,7 +26,7 @@ VALIDATED = 100  # pictures a language, four times as many in English
 
 
 class Decoding:
-    """What the two stages of the decoder share. `stream` keeps the batches of one apart from those of the others.
+    """What the three stages of the decoder share. `stream` keeps the batches of one apart from those of the others.
 
     `depends`: the recipe's numbers, aside from the stage's plan, that its batches and its loss follow from.
     """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # In the order in which they run; a log need not have all.
-STAGES = ("see", "words", "speak")
+STAGES = ("see", "words", "few", "speak")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito
 DASHES = ("-", "--", "-.", ":")
 SIZE, DPI = (10.0, 6.8), 150  # inches; 1500 px wide, and still read at the 830 px of a GitHub page
@@ -90,12 +90,12 @@ def draw(lines: Sequence[Line]) -> Figure:
     (losses, right), (validation, experts) = figure.subplots(2, 2, sharex=True)
     named = {
         "stage one: which emoji is this tile?": found.get(("see", "which")),
-        "stages two and three: a token of an answer": joined(found, "answers"),
+        "stages two to four: a token of an answer": joined(found, "answers"),
     }
     _panel(losses, "Loss (cross entropy, nats)", named)
     named = {
         "stage one: tiles": found.get(("see", "right")),
-        "stages two and three: tokens of answers": joined(found, "right_tokens"),
+        "stages two to four: tokens of answers": joined(found, "right_tokens"),
     }
     _panel(right, "Right in training", named)
     validated = {name: curve for (_, name), curve in found.items() if ": " in name}

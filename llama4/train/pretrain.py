@@ -6,7 +6,8 @@
     tokenizer      byte pairs of the names, keywords and questions            RUN/tokenizer.model
     stage one      the vision encoder learns which emoji a tile shows         RUN/see.pt
     stage two      the decoder learns its first words: English names          RUN/words.pt
-    stage three    the decoder learns all tasks in sixteen languages          RUN/speak.pt
+    stage three    it learns to look, on eight emoji: lists, sides            RUN/few.pt
+    stage four     it learns all tasks in sixteen languages                   RUN/speak.pt
     export         Hugging Face's layout, bf16                                RUN/model
 
 Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later
@@ -33,7 +34,7 @@ from llama4.train.memory import keep_freed_memory
 from llama4.train.recipe import Recipe, small_config
 from llama4.train.render import Renderer, Studio
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Speak, Words
+from llama4.train.speak import Few, Speak, Words
 from llama4.train.weights import draw
 
 DEFAULT_RUN = Path("runs/tiny")
@@ -54,7 +55,11 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Path | None:
     renderer = Renderer(studio)
     if not train(See(model, which, dataset, renderer, recipe), folder):
         return None
-    for stage in (Words, Speak):  # made one after the other: a stage begins with the weights that the one before left
+    for stage in (
+        Words,
+        Few,
+        Speak,
+    ):  # made one after the other: a stage begins with the weights that the one before left
         if not train(stage(model, tokenizer, renderer, recipe), folder):
             return None
     return export(model, tokenizer, folder / "model")

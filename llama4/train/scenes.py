@@ -35,45 +35,58 @@ from llama4.train.tasks import (
 )
 
 
-def draw(stage: Decoding, number: tuple[int, int], trunks: int) -> names.Tree:
-    """Tree `number` (stream and step): so many trunks of one scene, each asked the recipe's `questions`."""
+def draw(
+    stage: Decoding, number: tuple[int, int], kinds: Sequence[Scene], few: int, trunks: int | None = None
+) -> names.Tree:
+    """Tree `number` (stream and step) of one of the `kinds`: its trunks, or so many, each asked the recipe's `questions`.
+
+    few: emoji that a scene of few draws from.
+    """
     rng = np.random.default_rng((stage.recipe.seed, *number))
-    weights = np.array([scene.weight for scene in stage.recipe.scenes])
-    scene = stage.recipe.scenes[int(rng.choice(len(weights), p=weights / weights.sum()))]
+    weights = np.array([scene.weight for scene in kinds])
+    scene = kinds[int(rng.choice(len(weights), p=weights / weights.sum()))]
     words, emoji, questions = (
         Random(int(rng.integers(1 << 62))),
         stage.renderer.studio.dataset.emoji,
         stage.recipe.questions,
     )
+    trunks = scene.trunks if trunks is None else trunks
     if scene.layout == "large":
         drawn = [int(one) for one in rng.choice(len(emoji), min(trunks, len(emoji)), replace=False)]
         asked = [same_picture(words, emoji, one, names.languages(words, questions, ("en",))) for one in drawn]
         return names.grow(stage, asked, [[tiles] for tiles in stage.renderer.large(drawn, scene.count, rng)])
-    several = [shown(words, emoji, scene) for _ in range(trunks)]
-    asked = [about(words, emoji, one, scene, questions, stage.recipe.scene_english) for one in several]
+    among = first(stage, few) if scene.few else range(len(emoji))
+    several = [shown(words, among, scene) for _ in range(trunks)]
+    asked = [about(words, emoji, one, scene, questions) for one in several]
     pictures = [conversations[0].turns[0].pictures for conversations in asked]
     tiles = iter(stage.renderer.tiles([picture for trunk in pictures for picture in trunk], rng))
     return names.grow(stage, asked, [[next(tiles) for _ in trunk] for trunk in pictures])
 
 
-def shown(rng: Random, emoji: Sequence[Emoji], scene: Scene) -> list[int]:
-    """Different emoji; of two pictures, every fourth time the same twice."""
+def first(stage: Decoding, few: int) -> list[int]:
+    """The first so many emoji of an order that the seed gives."""
+    order = np.random.default_rng(stage.recipe.seed).permutation(len(stage.renderer.studio.dataset.emoji))
+    return order[:few].tolist()
+
+
+def shown(rng: Random, among: Sequence[int], scene: Scene) -> list[int]:
+    """Different emoji; of two pictures apart, every fourth time the same twice."""
     if scene.layout == "apart" and scene.count == 2 and rng.random() < 0.25:
-        return [rng.randrange(len(emoji))] * 2
-    return rng.sample(range(len(emoji)), scene.count)
+        return [rng.choice(among)] * 2
+    return rng.sample(among, scene.count)
 
 
 def about(
-    rng: Random, emoji: Sequence[Emoji], drawn: Sequence[int], scene: Scene, questions: int, english: float
+    rng: Random, emoji: Sequence[Emoji], drawn: Sequence[int], scene: Scene, questions: int
 ) -> list[Conversation]:
     """So many questions about one scene, each in a language of its own choice and each behind the scene's pictures."""
-    if scene.layout == "apart":
+    if scene.layout in ("apart", "side"):
         pictures = tuple(Picture((one,), frame=True) for one in drawn)
     else:
         pictures = (Picture(tuple(drawn), scene.layout),)
     asked = []
     for _ in range(questions):
-        language = draw_language(rng, english)
+        language = draw_language(rng, scene.english)
         turn = question(rng, emoji, language, drawn, scene.layout)
         asked.append(Conversation(scene.layout, language, (Turn(turn.question, turn.answer, pictures),)))
     return asked
@@ -86,14 +99,16 @@ def question(rng: Random, emoji: Sequence[Emoji], language: str, drawn: Sequence
     is three scenes in four: as often.
     """
     two, apart = len(drawn) == 2, layout == "apart"
-    if two and drawn[0] == drawn[1]:
+    if layout == "side":
+        kinds = ("side", "side", "side", "which")
+    elif two and drawn[0] == drawn[1]:
         kinds = ("same", "same", "left", "right")
     elif two and apart:
-        kinds = (*("left", "right", "side", "side") * 2, "same", "same", "nth", "which")
+        kinds = (*("left", "right") * 4, "same", "same", "nth", "nth")
     elif apart:
-        kinds = ("nth", "nth", "which", "frames")
+        kinds = ("nth", "nth", "frames", "frames")
     elif two and layout == "row":
-        kinds = ("left", "right", "side", "side", "row", "row")
+        kinds = ("left", "right", "row", "row")
     else:
         kinds = (layout,)
     kind = rng.choice(kinds)

@@ -1,7 +1,8 @@
-"""Stages two and three: in the second the decoder learns its first words, in the third all tasks.
+"""Stages two to four: in the second the decoder learns its first words, in the third to look, in the fourth all tasks.
 
     stage two      conversations: one picture, one question in English
-    stage three    a tree of names (names.py), a tree of a scene (scenes.py), and a few conversations of all tasks
+    stage three    a tree of a scene of eight emoji, in English
+    stage four     a tree of names (names.py), a tree of a scene (scenes.py), and a few conversations of all tasks
 
 A tree is one picture, or some, that many questions go on from. Names are most of what the model has to know, and what it knows
 of them goes when it is not asked for; so every step has both trees, from first to last.
@@ -22,7 +23,7 @@ from llama4.train.recipe import Recipe
 from llama4.train.render import Renderer
 from llama4.train.tasks import Mixture
 
-NAMES, SCENES = 4, 5  # the streams of stage three's trees; its conversations have stream 3
+NAMES, SCENES = 4, 5  # the streams of stage four's trees; its conversations have stream 3
 
 
 class Words(Decoding):
@@ -44,14 +45,29 @@ class Words(Decoding):
         return sums
 
 
-class Speak(Decoding):
+class Few(Decoding):
     """Stage three, as `loop.train` runs it."""
+
+    name = "few"
+    stream = 6
+    depends = ("balance_weight", "questions", "few_scenes", "pool")
+
+    def gradients(self, step: int) -> Mapping[str, float]:
+        """One tree; each answer token weighs the same."""
+        tree = scenes.draw(self, (self.stream, step), self.recipe.few_scenes, self.recipe.pool.first)
+        sums = self.learn(names.measure(self.model, tree), tree.answer_tokens, 1)
+        self.masters.collect()
+        return sums
+
+
+class Speak(Decoding):
+    """Stage four, as `loop.train` runs it."""
 
     name = "speak"
     stream = 3
     depends = (
         *("balance_weight", "many_tiles", "mixture", "questions"),
-        *("pictures", "scenes", "trunks", "scene_english"),
+        *("pictures", "scenes", "pool"),
     )
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
@@ -71,9 +87,10 @@ class Speak(Decoding):
 
     def trees(self, step: int) -> list[names.Tree]:
         """One of names and one of a scene."""
+        emoji = len(self.renderer.studio.dataset.emoji)
         return [
             names.draw(self, (NAMES, step), self.recipe.pictures, always=("en",)),
-            scenes.draw(self, (SCENES, step), self.recipe.trunks),
+            scenes.draw(self, (SCENES, step), self.recipe.scenes, self.recipe.pool.size(step, emoji)),
         ]
 
 

@@ -26,7 +26,8 @@ from llama4.train.prompts import PLACEHOLDERS, PROMPTS
 
 MOST_PICTURES = 3  # as many as there are ordinals
 KEYWORDS = 3
-SEPARATOR = ", "
+SEPARATOR = ", "  # of languages, in a question
+LINES = "\n"  # of names, in an answer: each begins with the token with which it begins an answer, not with a space
 TEXT_ONLY = ("translate", "keywords", "category")
 PICTURE_QUESTIONS = tuple(kind for kind in PLACEHOLDERS if kind not in (*TEXT_ONLY, "and_in"))
 OTHERS = tuple(language for language in LANGUAGES if language != "en")
@@ -174,7 +175,7 @@ def name_many(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixtu
     wanted = rng.sample(tuple(LANGUAGES), rng.randint(2, mixture.most_languages))
     asking = draw_language(rng, 0.5)
     question = ask(rng, asking, "name_in", language=_languages(asking, wanted))
-    answer = SEPARATOR.join(names[code] for code in wanted)
+    answer = LINES.join(names[code] for code in wanted)
     return Conversation("name_many", wanted[0], (Turn(question, answer, (picture,)),))
 
 
@@ -235,7 +236,7 @@ def translate(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixtu
     count = 0 if rng.random() < 0.5 else rng.randint(1, mixture.most_languages - 1)
     wanted = [first, *rng.sample(rest, min(count, len(rest)))]
     question = ask(rng, language, "translate", name=names[given], language=_languages(language, wanted))
-    answer = SEPARATOR.join(names[code] for code in wanted)
+    answer = LINES.join(names[code] for code in wanted)
     return Conversation("translate", first, (Turn(question, answer),))
 
 
@@ -246,7 +247,7 @@ def keywords(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixtur
         words = first_keywords(one, language)
         if len(words) == KEYWORDS:
             question = ask(rng, language, "keywords", name=one.names[language])
-            return Conversation("keywords", language, (Turn(question, SEPARATOR.join(words)),))
+            return Conversation("keywords", language, (Turn(question, LINES.join(words)),))
     raise InputError(f"Hardly an emoji has {KEYWORDS} keywords in {LANGUAGES[language]}: build the data again.")
 
 
@@ -307,7 +308,7 @@ def ask_which(rng: Random, emoji: Sequence[Emoji], language: str, shown: Sequenc
 
 def ask_list(rng: Random, emoji: Sequence[Emoji], language: str, shown: Sequence[int], kind: str) -> Turn:
     """All that is shown, in order; `kind` is "row", "column" or "frames"."""
-    return Turn(ask(rng, language, kind), SEPARATOR.join(emoji[one].names[language] for one in shown))
+    return Turn(ask(rng, language, kind), LINES.join(emoji[one].names[language] for one in shown))
 
 
 def first_keywords(one: Emoji, language: str) -> tuple[str, ...]:

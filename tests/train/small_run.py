@@ -20,6 +20,7 @@ RECIPE = replace(
     small_training.RECIPE,
     see=replace(small_training.SHORT, steps=30, evaluate_every=15, save_every=10),
     words=Plan(steps=3, rows=4, tokens=300, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=3, save_every=2),
+    few=replace(small_training.SHORT, steps=2),
     speak=Plan(steps=4, rows=4, tokens=300, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=4, save_every=2),
 )
 

@@ -21,11 +21,11 @@ from llama4.train.bpe import count_pieces, train
 from llama4.train.data import Batches
 from llama4.train.emoji.dataset import Artist, Dataset
 from llama4.train.pictures import Augmentation
-from llama4.train.recipe import Plan, Recipe, Scene
+from llama4.train.recipe import Plan, Pool, Recipe, Scene
 from llama4.train.render import Renderer, Studio
 from llama4.train.rows import Writer
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Speak, Words
+from llama4.train.speak import Few, Speak, Words
 from llama4.train.tasks import Mixture
 from llama4.train.weights import draw
 
@@ -41,9 +41,11 @@ NONE = Augmentation(
 SHORT = Plan(steps=6, rows=5, tokens=400, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=4, save_every=2)
 RECIPE = Recipe(
     seed=7,
-    **{"see": SHORT, "words": SHORT, "speak": SHORT},
-    **{"questions": 3, "pictures": 2, "many_tiles": 0.2, "trunks": 2},
-    scenes=(Scene("large", 2, 1), Scene("row", 2, 1), Scene("apart", 2, 1)),  # what fits its chunk
+    **{"see": SHORT, "words": SHORT, "few": SHORT, "speak": SHORT},
+    **{"questions": 3, "pictures": 2, "many_tiles": 0.2},
+    few_scenes=tuple(Scene(layout, 2, 1, trunks=2, english=1.0, few=True) for layout in ("row", "apart", "side")),
+    scenes=tuple(Scene(layout, 2, 1, trunks=2) for layout in ("large", "row", "apart", "side")),  # what fits its chunk
+    pool=Pool(first=4, doubling=2),
 )
 
 
@@ -131,9 +133,15 @@ def see_stage(recipe: Recipe = RECIPE, renderer: Renderer | None = None) -> See:
 
 
 def speak_stage(recipe: Recipe = RECIPE) -> Speak:
-    """Stage three, straight after stage one."""
+    """Stage four, straight after stage one."""
     after = see_stage(recipe)
     return Speak(after.model, small_tokenizer(), after.renderer, recipe)
+
+
+def few_stage(recipe: Recipe = RECIPE) -> Few:
+    """Stage three, straight after stage one."""
+    after = see_stage(recipe)
+    return Few(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def words_stage(recipe: Recipe = RECIPE, after: See | None = None) -> Words:

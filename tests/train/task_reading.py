@@ -108,7 +108,7 @@ def right_answer(shown: tuple[Picture, ...], asked: Meaning) -> str:
     match asked.kind:
         case "name" | "name_in" | "and_in":
             assert len(seen) == 1 and apart
-            return ", ".join(seen[0].names[code] for code in asked.wanted or (language,))
+            return "\n".join(seen[0].names[code] for code in asked.wanted or (language,))
         case "left" | "right" | "side":
             assert len(seen) == 2 and (apart or [picture.layout for picture in shown] == ["row"])
             if asked.kind != "side":
@@ -128,7 +128,7 @@ def right_answer(shown: tuple[Picture, ...], asked: Meaning) -> str:
             assert apart and all(picture.frame for picture in shown)
         case "row" | "column":
             assert [(picture.layout, picture.frame) for picture in shown] == [(asked.kind, False)]
-    return ", ".join(names)
+    return "\n".join(names)
 
 
 def text_answer(asked: Meaning) -> str:
@@ -140,10 +140,10 @@ def text_answer(asked: Meaning) -> str:
         or (asked.language in asked.wanted and asked.name in one.names.values())
     )
     if asked.kind == "translate":
-        return ", ".join(one.names[code] for code in asked.wanted)
+        return "\n".join(one.names[code] for code in asked.wanted)
     if asked.kind == "category":
         return PROMPTS[asked.language].categories[one.category]
     keywords = one.keywords[asked.language]
     others = {word.casefold(): word for word in reversed(keywords)}  # of equal ones the first
     others.pop(asked.name.casefold(), None)
-    return ", ".join(sorted(others.values(), key=keywords.index)[:3])
+    return "\n".join(sorted(others.values(), key=keywords.index)[:3])

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import llama4
 from llama4.errors import InputError
-from llama4.train import log, pretrain
+from llama4.train import log, plot, pretrain
 from llama4.train.emoji.dataset import HELD_OUT_ARTIST, TRAIN_ARTISTS, VALIDATION_ARTIST
 from llama4.train.tokenizer import RANKS
 
@@ -88,9 +88,9 @@ def test_the_checkpoint_is_what_the_last_step_left(finished: Path) -> None:
 
 def test_all_stages_are_logged_and_validated_on_the_right_artist(finished: Path) -> None:
     lines = log.read(finished)
-    steps = {stage: [line["step"] for line in lines if line["stage"] == stage] for stage in ("see", "words", "speak")}
+    steps = {stage: [line["step"] for line in lines if line["stage"] == stage] for stage in plot.STAGES}
     assert set(steps["see"]) == set(range(1, 31))
-    assert [set(steps[stage]) for stage in ("words", "speak")] == [{1, 2, 3}, {1, 2, 3, 4}]
+    assert [set(steps[stage]) for stage in plot.STAGES[1:]] == [{1, 2, 3}, {1, 2}, {1, 2, 3, 4}]
     validated = [line["validation"] for line in lines if "validation" in line]
     assert [set(shares) for shares in validated[:2]] == [{"blob"}, {"blob"}]
     assert {name.split()[0] for name in validated[-1]} == {"blob"} and len(validated[-1]) == 16
@@ -164,9 +164,9 @@ def test_who_is_learnt_from_and_who_is_not(
 ) -> None:
     """The held-out artist never is, though its pictures lie in the folder; the artist to validate on in the last run only."""
     stages: list[object] = []
-    monkeypatch.setattr(pretrain, "train", lambda stage, folder: stages.append(stage) or len(stages) < 3)
+    monkeypatch.setattr(pretrain, "train", lambda stage, folder: stages.append(stage) or len(stages) < 4)
     assert pretrain.main([*command(data, tmp_path), *(["--all-artists"] if all_artists else [])]) == 130
-    assert [stage.name for stage in stages] == ["see", "words", "speak"]
+    assert [stage.name for stage in stages] == ["see", "words", "few", "speak"]
     for stage in stages:
         learnt, validated = stage.renderer.studio.artists, stage.renderer.studio.validation
         assert set(learnt) == {*TRAIN_ARTISTS, *([VALIDATION_ARTIST] if all_artists else [])}
@@ -188,7 +188,7 @@ def test_a_stage_begins_with_the_weights_that_the_one_before_left(
 
     monkeypatch.setattr(pretrain, "train", mark)
     assert pretrain.main(command(data, tmp_path)) == 130
-    assert begun["words"] == 1.0 and begun["speak"] == 2.0
+    assert [begun[stage] for stage in ("words", "few", "speak")] == [1.0, 2.0, 3.0]
 
 
 def test_a_tokenizer_is_trained_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def test_the_share_of_steps_over_which_it_falls() -> None:
 
 
 def test_all_plans_warm_up_before_they_fall() -> None:
-    for plan in (Recipe().see, Recipe().words, Recipe().speak):
+    for plan in (Recipe().see, Recipe().words, Recipe().few, Recipe().speak):
         assert plan.warmup < plan.steps * (1 - plan.decay) and max(map(plan.rate, range(plan.steps))) == 1.0
 
 
@@ -74,7 +74,14 @@ def test_the_first_words_are_one_question_in_english_and_the_whole_mixture_has_e
     assert {draw(rng, made_up, recipe.mixture).task for _ in range(1000)} == set(TASKS)
 
 
-@pytest.mark.parametrize("plan", ["see", "words", "speak"])
+def test_few_emoji_come_before_all_and_all_come_before_the_end() -> None:
+    recipe = Recipe()
+    assert all(scene.few and scene.english == 1.0 for scene in recipe.few_scenes)
+    assert [scene.layout for scene in recipe.scenes if scene.few] == ["side"]
+    assert recipe.pool.size(recipe.speak.steps // 2, 1585) == 1585
+
+
+@pytest.mark.parametrize("plan", ["see", "words", "few", "speak"])
 def test_a_stages_numbers_are_its_plan_and_what_it_is_drawn_from(plan: str) -> None:
     recipe = Recipe()
     numbers = recipe.numbers(plan, "smoothing")

@@ -16,11 +16,11 @@ from test_speak import assert_near, gradients_of
 from test_tasks import assert_even
 
 from llama4.train import names, objective, scenes
-from llama4.train.data import pad
-from llama4.train.recipe import Recipe, Scene
+from llama4.train.decoding import Decoding
+from llama4.train.names import measure
+from llama4.train.recipe import Pool, Recipe, Scene
 from llama4.train.render import Renderer
-from llama4.train.rows import Row
-from llama4.train.speak import Speak
+from llama4.train.speak import Few, Speak
 from llama4.train.tasks import Conversation
 
 SEVERAL = [scene for scene in Recipe().scenes if scene.layout != "large"]  # one picture, named, is test_tasks.py's
@@ -30,13 +30,19 @@ EVERY_SCENE = pytest.mark.parametrize("scene", SEVERAL, ids=lambda scene: f"{sce
 def asked(scene: Scene, trunks: int) -> list[list[Conversation]]:
     """So many scenes, six questions each."""
     rng = Random(5)
-    return [scenes.about(rng, EMOJI, scenes.shown(rng, EMOJI, scene), scene, 6, 0.4) for _ in range(trunks)]
+    among = range(len(EMOJI))
+    return [scenes.about(rng, EMOJI, scenes.shown(rng, among, scene), scene, 6) for _ in range(trunks)]
 
 
 def stage_of(scene: Scene) -> Speak:
     """One kind of scene alone; weights, sums and gradients in float32, tokens enough for the widest picture."""
     recipe = replace(RECIPE, scenes=(scene,), balance_weight=0.0, speak=replace(RECIPE.speak, tokens=300))
     return Speak(small_model(), small_tokenizer(), Renderer(studio()), recipe)
+
+
+def drawn(stage: Decoding, number: tuple[int, ...], trunks: int, few: int = len(EMOJI)) -> names.Tree:
+    """A tree of the recipe's scenes."""
+    return scenes.draw(stage, number, stage.recipe.scenes, few, trunks)
 
 
 @EVERY_SCENE
@@ -48,7 +54,7 @@ def test_answers_are_what_the_pictures_show(scene: Scene) -> None:
 
 
 def test_two_way_answers_are_balanced_and_every_question_is_asked() -> None:
-    sides, sameness, kinds = [], [], Counter()
+    sameness, kinds = [], Counter()
     for trunk in asked(Scene("apart", 2, 1), 1500):
         for conversation in trunk:
             (turn,) = conversation.turns
@@ -57,15 +63,16 @@ def test_two_way_answers_are_balanced_and_every_question_is_asked() -> None:
             pictures = [picture.emoji for picture in turn.pictures]
             if kind == "same":
                 sameness.append(pictures[0] == pictures[1])
-            elif kind == "side" and conversation.language == "en":
-                sides.append(turn.answer)
-    assert_even(sides.count("left"), len(sides))
     assert_even(sum(sameness), len(sameness))
-    assert set(kinds) == {"left", "right", "side", "same", "nth", "which"}
+    assert set(kinds) == {"left", "right", "same", "nth"}
+    answers = [c.turns[0].answer for trunk in asked(Scene("side", 2, 1), 1500) for c in trunk if c.language == "en"]
+    assert set(answers) == {"left", "right", "first", "second"}
+    for one, other in (("left", "right"), ("first", "second")):
+        assert_even(answers.count(one), answers.count(one) + answers.count(other))
     three = [meaning(c.turns[0].question).kind for trunk in asked(Scene("apart", 3, 1), 60) for c in trunk]
-    assert set(three) == {"nth", "which", "frames"}
+    assert set(three) == {"nth", "frames"}
     rows = [meaning(c.turns[0].question).kind for trunk in asked(Scene("row", 2, 1), 60) for c in trunk]
-    assert set(rows) == {"left", "right", "side", "row"}
+    assert set(rows) == {"left", "right", "row"}
 
 
 @pytest.mark.parametrize(
@@ -73,19 +80,10 @@ def test_two_way_answers_are_balanced_and_every_question_is_asked() -> None:
 )
 def test_loss_and_gradient_are_those_of_separate_conversations(scene: Scene) -> None:
     stage, plain = stage_of(scene), stage_of(scene)
-    tree = scenes.draw(stage, (6, 1, 0), 2)
+    tree = drawn(stage, (6, 1, 0), 2)
     stage.learn(names.measure(stage.model, tree), tree.answer_tokens, 1)
     stage.masters.collect()
-    each = len(tree.tiles) // 2
-    rows, tiles = [], []
-    for branches in tree.branches:
-        part = branches.part
-        for row, picture in enumerate(branches.picture_B.tolist()):
-            trunk, count = tree.trunk_PS[picture].tolist(), part.counts[row]
-            said = part.answer_BS[row, :count].tolist()
-            rows.append(Row(trunk + part.tokens_BS[row, :count].tolist(), [False] * len(trunk) + said))
-            tiles.append(tree.tiles[picture * each : (picture + 1) * each])
-    measured = objective.measure(plain.model, pad(rows, slice(0, 0), plain.pad_id), torch.cat(tiles))
+    measured = objective.measure(plain.model, *names.separate(tree, plain.pad_id))
     assert measured.answer_tokens == tree.answer_tokens
     (measured.answers / measured.answer_tokens).backward()
     plain.masters.collect()
@@ -95,7 +93,7 @@ def test_loss_and_gradient_are_those_of_separate_conversations(scene: Scene) -> 
 @pytest.mark.parametrize("across", [2, 3, 4])
 def test_a_large_picture_has_the_tiles_of_its_scene_and_is_asked_about_in_english_too(across: int) -> None:
     stage = stage_of(Scene("large", across, 1))
-    tree = scenes.draw(stage, (6, 0, 0), 3)
+    tree = drawn(stage, (6, 0, 0), 3)
     assert len(tree.tiles) == 3 * (across * across + 1) and len(tree.trunk_PS) == 3
     tokenizer, english = small_tokenizer(), {one.names["en"] for one in EMOJI}
     said: dict[int, set[str]] = {}
@@ -109,7 +107,59 @@ def test_a_large_picture_has_the_tiles_of_its_scene_and_is_asked_about_in_englis
 def test_a_tree_follows_from_its_number_and_scenes_come_by_their_weight() -> None:
     recipe = replace(RECIPE, scenes=(Scene("row", 2, 3), Scene("apart", 2, 1), Scene("large", 2, 0)))
     stage = Speak(small_model(), small_tokenizer(), Renderer(studio()), recipe)
-    one, again = (scenes.draw(stage, (6, 4, 1), 2) for _ in range(2))
+    one, again = (drawn(stage, (6, 4, 1), 2) for _ in range(2))
     assert torch.equal(one.tiles, again.tiles) and torch.equal(one.trunk_PS, again.trunk_PS)
-    lengths = Counter(scenes.draw(stage, (6, step, 0), 1).trunk_PS.shape[1] for step in range(80))
+    lengths = Counter(drawn(stage, (6, step, 0), 1).trunk_PS.shape[1] for step in range(80))
     assert len(lengths) == 2 and 40 < max(lengths.values()) < 76
+
+
+def test_few_emoji_become_twice_as_many_again_and_again() -> None:
+    pool = Pool(first=8, doubling=350)
+    sizes = [pool.size(step, 1585) for step in (0, 175, 350, 700, 2600, 2671, 5600, 10**6)]
+    assert sizes == [8, 11, 16, 32, 1378, 1585, 1585, 1585]
+    stage = stage_of(Scene("side", 2, 1))
+    few, more = scenes.first(stage, 3), scenes.first(stage, 6)
+    assert len(set(few)) == 3 and more[:3] == few and len(set(more)) == 6
+
+
+def asked_of(stage: Decoding, tree: names.Tree) -> list[str]:
+    """Question and answer of every branch."""
+    tokenizer = small_tokenizer()
+    return [tokenizer.decode(ids) for branches in tree.branches for ids in branches.part.tokens_BS.tolist()]
+
+
+def named(stage: Decoding, trees: list[names.Tree]) -> set[int]:
+    """The emoji whose English names occur in questions or answers; in "hot dog" that is not the dog."""
+    tokenizer, found = small_tokenizer(), set()
+    longest_first = sorted(range(len(EMOJI)), key=lambda number: -len(EMOJI[number].names["en"]))
+    for tree in trees:
+        for ids in (row for branches in tree.branches for row in branches.part.tokens_BS.tolist()):
+            text = tokenizer.decode(ids)
+            for number in longest_first:
+                if EMOJI[number].names["en"] in text:
+                    found.add(number)
+                    text = text.replace(EMOJI[number].names["en"], "")
+    return found
+
+
+@pytest.mark.parametrize("scene", [Scene("side", 2, 1, english=1.0), Scene("row", 2, 1, english=1.0)])
+def test_a_scene_of_few_names_the_few_alone(scene: Scene) -> None:
+    stage = stage_of(replace(scene, few=True))
+    few = scenes.first(stage, 3)
+    assert named(stage, [drawn(stage, (6, step), 4, few=3) for step in range(6)]) == set(few)
+    stage.recipe = replace(stage.recipe, scenes=(scene,))
+    assert len(named(stage, [drawn(stage, (6, step), 4, few=3) for step in range(6)])) > 6
+
+
+def test_stage_three_is_of_few_and_stage_four_of_as_many_as_its_step_has() -> None:
+    side = Scene("side", 2, 1, trunks=8, english=1.0, few=True)
+    recipe = replace(RECIPE, few_scenes=(side,), scenes=(side,), pool=Pool(first=2, doubling=3))
+    few, speak = (kind(small_model(), small_tokenizer(), Renderer(studio()), recipe) for kind in (Few, Speak))
+    learnt: list[names.Tree] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(names, "measure", lambda model, tree: learnt.append(tree) or measure(model, tree))
+        for step in (0, 9):
+            few.gradients(step)
+    assert len(learnt) == 2 and named(few, learnt) == set(scenes.first(few, 2))
+    assert named(speak, [speak.trees(0)[1]]) == set(scenes.first(speak, 2))
+    assert len(named(speak, [speak.trees(9)[1]])) > 2

@@ -1,4 +1,4 @@
-"""Pins stages two and three: the loss falls until the small model names its pictures, what it learnt is what the package's own
+"""Pins stages two to four: the loss falls until the small model names its pictures, what it learnt is what the package's own
 generation says, and the log's means are over what they are said to be."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from small_training import RECIPE, VISION, small_model, small_tokenizer, speak_s
 from task_emoji import EMOJI
 
 from llama4.generate import LLM
-from llama4.train import names
+from llama4.train import names, scenes
 from llama4.train.decoding import Decoding
 from llama4.train.emoji.dataset import LANGUAGES
 from llama4.train.loop import update
@@ -22,7 +22,7 @@ from llama4.train.objective import measure
 from llama4.train.pictures import plain
 from llama4.train.recipe import Recipe, Scene
 from llama4.train.render import Renderer
-from llama4.train.speak import Speak, Words
+from llama4.train.speak import Few, Speak, Words
 from llama4.train.tasks import TASKS, Mixture, naming_question
 from llama4.train.weights import optimisers
 
@@ -87,15 +87,18 @@ def test_the_encoder_stays_and_all_else_learns() -> None:
     assert not [name for name in same - frozen if "norm" not in name]  # a norm's step may be less than bf16 holds
 
 
-def fp32_stage(recipe: Recipe, kind: type[Words] | type[Speak] = Words) -> Words | Speak:
+Stage = Words | Few | Speak
+
+
+def fp32_stage(recipe: Recipe, kind: type[Stage] = Words) -> Stage:
     """Weights, sums and gradients in float32."""
     return kind(small_model(), small_tokenizer(), Renderer(studio(many_tiles=0.2)), recipe)
 
 
 def recipe_of(tokens: int = 400, balance_weight: float = 0.0) -> Recipe:
-    """All tasks in both stages."""
+    """All tasks in all stages."""
     plan = replace(RECIPE.speak, rows=8, tokens=tokens)
-    return replace(RECIPE, words=plan, speak=plan, first_words=Mixture(), balance_weight=balance_weight)
+    return replace(RECIPE, words=plan, few=plan, speak=plan, first_words=Mixture(), balance_weight=balance_weight)
 
 
 def gradients_of(stage: Decoding) -> dict[str, torch.Tensor]:
@@ -114,7 +117,7 @@ def assert_near(ours: dict[str, torch.Tensor], plain: dict[str, torch.Tensor]) -
 def test_the_gradient_is_that_of_the_whole_loss_in_one_go(
     balance_weight: float, kind: type[Words] | type[Speak]
 ) -> None:
-    """answers / tokens + b · balance, mean over layers and parts, in one plain backward call; in stage three with its trees."""
+    """answers / tokens + b · balance, mean over layers and parts, in one plain backward call; in stage four with its trees."""
     recipe = recipe_of(balance_weight=balance_weight)
     stage, plain = fp32_stage(recipe, kind), fp32_stage(recipe, kind)
     sums = stage.gradients(1)
@@ -135,6 +138,17 @@ def test_the_gradient_is_that_of_the_whole_loss_in_one_go(
     assert sums["answers"] / sums["answer_tokens"] == pytest.approx(answers.item(), rel=1e-5)
 
 
+def test_the_gradient_of_a_step_of_few_is_that_of_separate_conversations() -> None:
+    stage, plain = (fp32_stage(recipe_of(), Few) for _ in range(2))
+    sums = stage.gradients(1)
+    tree = scenes.draw(plain, (Few.stream, 1), RECIPE.few_scenes, RECIPE.pool.first)
+    measured = measure(plain.model, *names.separate(tree, plain.pad_id))
+    assert sums["answer_tokens"] == measured.answer_tokens > 6
+    (measured.answers / measured.answer_tokens).backward()
+    plain.masters.collect()
+    assert_near(gradients_of(stage), gradients_of(plain))
+
+
 def test_parts_add_up_to_the_batch() -> None:
     """Cut into many parts or none, an answer token of the batch weighs the same."""
     stages = [fp32_stage(recipe_of(tokens)) for tokens in (100, 100_000)]
@@ -153,7 +167,7 @@ def test_first_words_are_drawn_from_their_own_mixture_and_numbers() -> None:
 
 
 def test_a_step_has_a_tree_of_names_and_one_of_a_scene() -> None:
-    recipe = replace(RECIPE, pictures=3, trunks=2, scenes=(Scene("large", 2, 1),))
+    recipe = replace(RECIPE, pictures=3, scenes=(Scene("large", 2, 1, trunks=2),))
     single, large = speak_stage(recipe).trees(0)
     assert len(single.tiles) == len(single.trunk_PS) == 3
     assert len(large.tiles) == 2 * 5 and len(large.trunk_PS) == 2

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_training import RECIPE, see_stage, speak_stage, words_stage
+from small_training import RECIPE, few_stage, see_stage, speak_stage, words_stage
 from toy_stage import PLAN, Toy
 
 from llama4.errors import InputError
 from llama4.train import log, state
 from llama4.train.loop import train, update
 from llama4.train.pictures import Augmentation
-from llama4.train.recipe import Plan
+from llama4.train.recipe import Plan, Pool
 from llama4.train.tasks import Mixture
 from llama4.train.weights import optimisers
 
@@ -80,18 +80,25 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
             ("speak", "scenes", ()),
         ],
         *[
-            ("speak", "trunks", 1),
+            ("speak", "pool", Pool(2, 3)),
             ("speak", "pictures", 1),
             ("words", "many_tiles", 0.5),
             ("speak", "balance_weight", 0.5),
             ("speak", "all_artists", True),
         ],
         *[("words", "first_words", Mixture(nth=1)), ("words", "balance_weight", 0.5), ("words", "seed", 8)],
+        *[
+            ("few", "few_scenes", RECIPE.scenes),
+            ("few", "questions", 2),
+            ("few", "pool", Pool(2, 3)),
+            ("few", "seed", 8),
+        ],
+        ("few", "balance_weight", 0.5),
     ],
 )
 def test_a_state_of_another_recipe_is_refused(stage: str, field: str, value: object, tmp_path: Path) -> None:
     """Whatever a stage's weights depend on; what only other stages depend on may change."""
-    build = {"see": see_stage, "words": words_stage, "speak": speak_stage}[stage]
+    build = {"see": see_stage, "words": words_stage, "few": few_stage, "speak": speak_stage}[stage]
     train(build(), tmp_path, until=1)
     with pytest.raises(InputError, match=rf"{stage}\.pt belongs to a run with other numbers \({field}\)"):
         train(build(replace(RECIPE, **{field: value})), tmp_path, until=2)
@@ -105,6 +112,11 @@ def test_a_change_to_later_stages_leaves_stage_one_as_it_is(tmp_path: Path) -> N
 def test_a_change_to_later_stages_leaves_stage_two_as_it_is(tmp_path: Path) -> None:
     train(words_stage(), tmp_path, until=1)
     assert train(words_stage(replace(RECIPE, mixture=Mixture(nth=9), speak=PLAN, questions=2)), tmp_path)
+
+
+def test_a_change_to_the_last_stage_leaves_stage_three_as_it_is(tmp_path: Path) -> None:
+    train(few_stage(), tmp_path, until=1)
+    assert train(few_stage(replace(RECIPE, mixture=Mixture(nth=9), speak=PLAN, scenes=())), tmp_path)
 
 
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
