@@ -112,7 +112,7 @@ def test_answers_stay_on_their_line_and_obeyed_by_no_terminal(monkeypatch: pytes
     speak(monkeypatch, lambda text: "\x1b[2Ja\nb\r")
     taken, said = lines(tiny_llm())
     assert not any(ord(letter) < 32 for line in said for letter in line)
-    assert taken.large[1].said == "[2Ja b" and not taken.large[1].right
+    assert taken.large[1].said == "[2Ja, b" and not taken.large[1].right
 
 
 def test_tiles_and_experts_are_the_models_own() -> None:
