@@ -55,11 +55,8 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Path | None:
     renderer = Renderer(studio)
     if not train(See(model, which, dataset, renderer, recipe), folder):
         return None
-    for stage in (
-        Words,
-        Few,
-        Speak,
-    ):  # made one after the other: a stage begins with the weights that the one before left
+    # Made one after the other: a stage begins with the weights that the one before left.
+    for stage in (Words, Few, Speak):
         if not train(stage(model, tokenizer, renderer, recipe), folder):
             return None
     return export(model, tokenizer, folder / "model")
