@@ -624,7 +624,7 @@ assert objective.balance_of([50 * torch.eye(8)[[2, 6] * 4]], every) == (4.0, [4.
 # %% [markdown]
 # ## Source
 #
-# - [`recipe.Recipe`](../llama4/train/recipe.py#L126): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L43):
+# - [`recipe.Recipe`](../llama4/train/recipe.py#L125): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L43):
 #   its four stages.
 # - [`pictures.views`](../llama4/train/pictures.py#L53): augmentation.
 # - [`optimiser.Muon`](../llama4/train/optimiser.py#L40) and [`weights.Masters`](../llama4/train/weights.py#L22).

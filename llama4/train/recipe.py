@@ -92,10 +92,9 @@ FIRST_WORDS = only("name_one", english=1.0, mean_turns=1)
 # languages it learnt to name one picture and neither of these: of three names of a strip the first was right 83 times in a
 # hundred, the later ones 19; sides were guessed after 38,000 questions about all and nothing else, and after 60,000 about 24 of
 # them among all other tasks. On eight, in English, with nothing else between, 300 steps teach all of it.
-FEW = (
-    *(Scene("row", 2, 1, trunks=12, english=1.0, few=True), Scene("row", 3, 1, trunks=12, english=1.0, few=True)),
-    *(Scene("apart", 2, 1, trunks=12, english=1.0, few=True), Scene("apart", 3, 1, trunks=12, english=1.0, few=True)),
-    Scene("side", 2, 3, trunks=12, english=1.0, few=True),
+FEW = tuple(
+    Scene(layout, count, weight, trunks=12, english=1.0, few=True)
+    for layout, count, weight in (("row", 2, 1), ("row", 3, 1), ("apart", 2, 1), ("apart", 3, 1), ("side", 2, 3))
 )
 
 # 1585 names in sixteen languages are 25,000 facts. Conversations of their own say 200 a second, a tree 570 on quiet cores.
