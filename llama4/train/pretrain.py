@@ -1,7 +1,7 @@
 """Train the small model, from data to checkpoint:
 
     python -m llama4.train.emoji                       data/emoji     (a minute, and a network)
-    python -m llama4.train.pretrain                    runs/tiny      (two hours on two CPU cores)
+    python -m llama4.train.pretrain                    runs/tiny      (two hours and a quarter on two CPU cores)
 
     tokenizer      byte pairs of the names, keywords and questions            RUN/tokenizer.model
     stage one      the vision encoder learns which emoji a tile shows         RUN/see.pt
