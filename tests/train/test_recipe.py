@@ -77,7 +77,8 @@ def test_the_first_words_are_one_question_in_english_and_the_whole_mixture_has_e
 def test_few_emoji_come_before_all_and_all_come_before_the_end() -> None:
     recipe = Recipe()
     assert all(scene.few and scene.english == 1.0 for scene in recipe.few_scenes)
-    assert {scene.layout for scene in recipe.few_scenes} == {"row", "apart", "side"}  # to list, to say which, to say where
+    # To list, to say which, to say where.
+    assert {scene.layout for scene in recipe.few_scenes} == {"row", "apart", "side"}
     assert max(scene.count for scene in recipe.few_scenes) <= recipe.pool.first
     assert [scene.layout for scene in recipe.scenes if scene.few] == ["side"]
     assert recipe.pool.size(recipe.speak.steps // 2, 1585) == 1585
