@@ -1,10 +1,10 @@
-"""What the three stages of the decoder share: its weights learn, the encoder's rest, and an answer's tokens are what is marked.
+"""What the stages of the decoder share: its weights learn, the encoder's rest, and an answer's tokens are what is marked.
 
     loss = answers + b · balance        objective.py
 
-The vision encoder stays as stage one left it; the projection into the decoder and the decoder learn. A view costs here a third
-of what it would with gradients through the encoder, and teaches the encoder six times less for its cost than it did in stage
-one. With the learning rate that a new decoder needs, an encoder that learnt along lost a quarter of what it had.
+The vision encoder stays as `see` or `gather` left it; the projection into the decoder and the decoder learn. A view costs
+here a third of what it would with gradients through the encoder, and teaches the encoder six times less for its cost than it
+did in `see`. With the learning rate that a new decoder needs, an encoder that learnt along lost a quarter of what it had.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VALIDATED = 100  # pictures a language, four times as many in English
 
 
 class Decoding:
-    """What the three stages of the decoder share. `stream` keeps the batches of one apart from those of the others.
+    """What the stages of the decoder share. `stream` keeps the batches of one apart from those of the others.
 
     `depends`: the recipe's numbers, aside from the stage's plan, that its batches and its loss follow from.
     """

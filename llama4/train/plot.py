@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # In the order in which they run; a log need not have all.
-STAGES = ("see", "words", "few", "speak")
+STAGES = ("see", "words", "few", "speak", "gather", "rehearse")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito
 DASHES = ("-", "--", "-.", ":")
 SIZE, DPI = (10.0, 6.8), 150  # inches; 1500 px wide, and still read at the 830 px of a GitHub page
@@ -57,8 +57,8 @@ def begins(lines: Sequence[Line]) -> dict[str, int]:
 
 
 def joined(found: Mapping[tuple[str, str], Curve], name: str) -> Curve | None:
-    """A curve of the decoder's stages, one after the other; None where none has it."""
-    pieces = [found[stage, name] for stage in STAGES[1:] if (stage, name) in found]
+    """A curve of all stages that have it, one after the other; None where none has it."""
+    pieces = [found[stage, name] for stage in STAGES if (stage, name) in found]
     return (
         ([step for steps, _ in pieces for step in steps], [v for _, values in pieces for v in values])
         if pieces
@@ -89,13 +89,13 @@ def draw(lines: Sequence[Line]) -> Figure:
     figure = Figure(figsize=SIZE, layout="constrained")
     (losses, right), (validation, experts) = figure.subplots(2, 2, sharex=True)
     named = {
-        "stage one: which emoji is this tile?": found.get(("see", "which")),
-        "stages two to four: a token of an answer": joined(found, "answers"),
+        "encoder: which emoji is this tile?": joined(found, "which"),
+        "decoder: a token of an answer": joined(found, "answers"),
     }
     _panel(losses, "Loss (cross entropy, nats)", named)
     named = {
-        "stage one: tiles": found.get(("see", "right")),
-        "stages two to four: tokens of answers": joined(found, "right_tokens"),
+        "encoder: tiles": joined(found, "right"),
+        "decoder: tokens of answers": joined(found, "right_tokens"),
     }
     _panel(right, "Right in training", named)
     validated = {name: curve for (_, name), curve in found.items() if ": " in name}

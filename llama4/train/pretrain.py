@@ -1,14 +1,16 @@
 """Train the small model, from data to checkpoint:
 
     python -m llama4.train.emoji                       data/emoji     (a minute, and a network)
-    python -m llama4.train.pretrain                    runs/tiny      (two hours and a quarter on two CPU cores)
+    python -m llama4.train.pretrain                    runs/tiny      (three hours and a half on two CPU cores)
 
-    tokenizer      byte pairs of the names, keywords and questions            RUN/tokenizer.model
-    stage one      the vision encoder learns which emoji a tile shows         RUN/see.pt
-    stage two      the decoder learns its first words: English names          RUN/words.pt
-    stage three    it learns to look, on eight emoji: lists, sides            RUN/few.pt
-    stage four     it learns all tasks in sixteen languages                   RUN/speak.pt
-    export         Hugging Face's layout, bf16                                RUN/model
+    tokenizer  byte pairs of the names, keywords and questions                RUN/tokenizer.model
+    see        the vision encoder learns which emoji a tile shows             RUN/see.pt
+    words      the decoder learns its first words: English names              RUN/words.pt
+    few        it learns to look, on eight emoji: lists, sides                RUN/few.pt
+    speak      it learns all tasks in sixteen languages                       RUN/speak.pt
+    gather     the encoder learns to say the same of all views of an emoji    RUN/gather.pt
+    rehearse   the decoder learns all tasks once more                         RUN/rehearse.pt
+    export     Hugging Face's layout, bf16                                    RUN/model
 
 Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later
 with the same weights, as long as torch is the same, on the same kind of processor, with as many threads.
@@ -29,12 +31,13 @@ from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
 from llama4.train import tokenizer as tokenizer_training
 from llama4.train.emoji.dataset import DEFAULT_FOLDER, TRAIN_ARTISTS, VALIDATION_ARTIST, open_dataset
+from llama4.train.gather import Gather
 from llama4.train.loop import train
-from llama4.train.memory import keep_freed_memory
+from llama4.train.memory import keep_freed_memory, keep_kernels
 from llama4.train.recipe import Recipe, small_config
 from llama4.train.render import Renderer, Studio
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Few, Speak, Words
+from llama4.train.speak import Few, Rehearse, Speak, Words
 from llama4.train.weights import draw
 
 DEFAULT_RUN = Path("runs/tiny")
@@ -59,6 +62,10 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Path | None:
     for stage in (Words, Few, Speak):
         if not train(stage(model, tokenizer, renderer, recipe), folder):
             return None
+    if not train(Gather(model, dataset, renderer, recipe), folder):
+        return None
+    if not train(Rehearse(model, tokenizer, renderer, recipe), folder):
+        return None
     return export(model, tokenizer, folder / "model")
 
 
@@ -85,6 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--all-artists", action="store_true", help="learn from the validation artist too: the last run")
     chosen = parser.parse_args(arguments)
     keep_freed_memory()
+    keep_kernels()
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     try:

@@ -5,10 +5,15 @@
     64 px tiles, 8 px patches: 64 patches, shuffled to 16 tokens a tile
     a chunk of 384 positions: a picture of 17 tiles takes 291, and a conversation about two crosses into the next chunk
 
-Four stages. In the first the vision encoder alone learns which emoji a tile shows (see.py): a view costs a sixth of what it
-costs with a conversation around it, and an encoder needs hundreds of thousands. Then the encoder rests. In the second the
-decoder learns its first words, the English name of one picture; in the third, on eight emoji, to tell which of several
-pictures is meant, to list them, and on which side one is; in the fourth all tasks in sixteen languages (speak.py).
+Six stages, each called what it learns:
+
+    see       the vision encoder alone learns which emoji a tile shows (see.py): a view costs a sixth of what it costs with a
+              conversation around it, and an encoder needs hundreds of thousands
+    words     the encoder rests, and the decoder learns its first words, the English name of one picture (speak.py)
+    few       on eight emoji, to tell which of several pictures is meant, to list them, and on which side one is
+    speak     all tasks in sixteen languages
+    gather    the encoder learns to say the same of all views of an emoji (gather.py)
+    rehearse  all tasks once more, behind the encoder that has gathered
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from llama4.train.tasks import Mixture, only
 class Plan:
     """One stage: how many steps of how many rows, and its learning rates, which rise, stay, and fall in a line.
 
-    Rows are tiles in stage one, else conversations; stage three has none, but trees.
+    Rows are tiles in `see` and `gather`, else conversations; `few` has none, but trees.
     `tokens` is the most that a decoder's stage runs at once, padding included; a batch is cut into as many parts as that takes.
     `decay` is the share of the steps over which they fall, `floor` the share of the peak that they fall to.
     """
@@ -71,19 +76,19 @@ class Scene:
 
 @dataclass(frozen=True)
 class Pool:
-    """How many emoji are few: `first` in stage three and when stage four begins, then twice as many every `doubling` steps."""
+    """How many emoji are few: `first` in the stage `few` and when `speak` begins, then twice as many every `doubling` steps."""
 
     first: int
     doubling: int
 
     def size(self, step: int, emoji: int) -> int:
-        """At `step` of stage four, of `emoji` in all."""
+        """At `step` of `speak`, of `emoji` in all."""
         return min(emoji, int(self.first * 2.0 ** min(30.0, step / self.doubling)))
 
 
 # One language first: 1000 steps of English brought the first token of a trained artist's names to 76 %, and 3000 steps of an
 # earlier mixture of all languages to 20 %; it had sixteen times as many names to learn. English falls to a third when the other
-# languages come and has to be learnt again with them; yet 300 steps of stage four came further behind stage two than without it
+# languages come and has to be learnt again with them; yet 300 steps of `speak` came further behind `words` than without it
 # (a loss of 3.0, not 3.5).
 FIRST_WORDS = only("name_one", english=1.0, mean_turns=1)
 
@@ -123,11 +128,12 @@ SCENES = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """The whole run. Stage two draws conversations from `first_words`; a step of stage three grows a tree of one of the
-    `few_scenes`; stage four draws from `mixture`, and a step of it grows two trees, one of `pictures` and one of the `scenes`.
+    """The whole run. `words` draws conversations from `first_words`; a step of `few` grows a tree of one of the
+    `few_scenes`; `speak` draws from `mixture`, and a step of it grows two trees, one of `pictures` and one of the `scenes`.
     A trunk of a tree is asked `questions`; a picture is named in so many languages, English among them.
 
-    `many_tiles`: in conversations, the share of pictures of one emoji that are larger than a tile.
+    `pull`: what a loose view costs in `gather`. `many_tiles`: in conversations, the share of pictures of one emoji that are
+    larger than a tile.
     """
 
     seed: int = 20250405  # the day Llama 4 was released
@@ -135,7 +141,10 @@ class Recipe:
     words: Plan = Plan(steps=1000, rows=64, tokens=2048, muon_lr=0.02, adam_lr=0.01, decay=0.3, evaluate_every=250)
     few: Plan = Plan(steps=300, rows=0, tokens=8192, muon_lr=0.007, adam_lr=0.0035, warmup=20, decay=0.2)
     speak: Plan = Plan(steps=5600, rows=4, tokens=8192, muon_lr=0.014, adam_lr=0.007, warmup=50, decay=0.85)
+    gather: Plan = Plan(steps=2000, rows=64, muon_lr=0.005, adam_lr=7.5e-4, decay=0.9)
+    rehearse: Plan = Plan(steps=3000, rows=4, tokens=8192, muon_lr=0.005, adam_lr=0.0025, warmup=50, decay=0.95)
     smoothing: float = 0.1
+    pull: float = 2.0
     balance_weight: float = 0.01
     many_tiles: float = 0.03
     all_artists: bool = False  # learn from the artist to validate on as well

@@ -1,4 +1,4 @@
-"""Stage one: the vision encoder learns which emoji a tile shows.
+"""The encoder's first stage: the vision encoder learns which emoji a tile shows.
 
     score = W · norm(mean of the tile's 16 encoded tokens)        1585 of them, cross entropy with smoothed labels
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from llama4.model import Llama4
 from llama4.train.emoji.dataset import Dataset
 from llama4.train.pictures import plain
-from llama4.train.recipe import Recipe
+from llama4.train.recipe import Plan, Recipe
 from llama4.train.render import Renderer, eight_bit
 from llama4.train.tasks import Picture
 from llama4.train.weights import Masters
@@ -48,28 +48,37 @@ class See:
     """The stage, as `loop.train` runs it."""
 
     name = "see"
+    stream = 1
+    depends: tuple[str, ...] = ("smoothing",)
 
     def __init__(self, model: Llama4, which: WhichEmoji, dataset: Dataset, renderer: Renderer, recipe: Recipe) -> None:
-        self.model, self.extra, self.dataset, self.renderer, self.recipe = model, which, dataset, renderer, recipe
-        self.plan, self.numbers = recipe.see, recipe.numbers("see", "smoothing")
+        self.model, self.dataset, self.renderer, self.recipe = model, dataset, renderer, recipe
+        self.extra: nn.Module = which
+        self.which = which
+        self.plan: Plan = getattr(recipe, self.name)
+        self.numbers = recipe.numbers(self.name, *self.depends)
         self.masters = Masters(model.vision)
 
     def gradients(self, step: int) -> Mapping[str, float]:
         """One tile each of `rows` different emoji."""
-        rng = np.random.default_rng((self.recipe.seed, 1, step))
+        tiles, shown = self.batch(step)
+        scores = self.which(self.model.vision(tiles))
+        loss = F.cross_entropy(scores, shown, label_smoothing=self.recipe.smoothing)
+        loss.backward()
+        self.masters.collect()
+        return {"which": loss.item(), "right": float((scores.argmax(-1) == shown).float().mean())}
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Batch `step`: bfloat16 tiles `[R, 3, side, side]`, and which emoji each of them shows."""
+        rng = np.random.default_rng((self.recipe.seed, self.stream, step))
         shown = rng.permutation(len(self.dataset.emoji))[: self.plan.rows]
         pictures = [Picture((int(emoji),), "one", frame=True) for emoji in shown]
         tiles = torch.cat([tile for tile, _ in self.renderer.tiles(pictures, rng)])
-        scores = self.extra(self.model.vision(tiles.to(torch.bfloat16)))
-        target = torch.from_numpy(shown)
-        loss = F.cross_entropy(scores, target, label_smoothing=self.recipe.smoothing)
-        loss.backward()
-        self.masters.collect()
-        return {"which": loss.item(), "right": float((scores.argmax(-1) == target).float().mean())}
+        return tiles.to(torch.bfloat16), torch.from_numpy(shown)
 
     def summary(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Means over the steps."""
-        return {name: sums[name] / sums["steps"] for name in ("which", "right", "norm")}
+        return {name: total / sums["steps"] for name, total in sums.items() if name != "steps"}
 
     def validate(self) -> dict[str, float]:
         """The share of tiles told apart, by every artist in the dataset that the run does not learn from."""
@@ -80,11 +89,11 @@ class See:
         """The share of an artist's pictures, plain on white, that the head gives the right number."""
         pixels, index = self.dataset.artists[artist].pixels, self.dataset.artists[artist].index
         right = 0
-        self.extra.eval()
+        self.which.eval()
         for first in range(0, len(index), AT_ONCE):
             some = slice(first, first + AT_ONCE)
             tiles = eight_bit(plain(np.array(pixels[some]), self.model.config.vision.tile_side))
-            scores = self.extra(self.model.vision(tiles.to(torch.bfloat16)))
+            scores = self.which(self.model.vision(tiles.to(torch.bfloat16)))
             right += int((scores.argmax(-1).numpy() == index[some]).sum())
-        self.extra.train()
+        self.which.train()
         return right / len(index)

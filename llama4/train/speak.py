@@ -1,8 +1,9 @@
-"""Stages two to four: in the second the decoder learns its first words, in the third to look, in the fourth all tasks.
+"""The decoder's stages: it learns its first words, then to look, then all tasks, and those once more.
 
-    stage two      conversations: one picture, one question in English
-    stage three    a tree of a scene of eight emoji, in English
-    stage four     a tree of names (names.py), a tree of a scene (scenes.py), and a few conversations of all tasks
+    words       conversations: one picture, one question in English
+    few         a tree of a scene of eight emoji, in English
+    speak       a tree of names (names.py), a tree of a scene (scenes.py), and a few conversations of all tasks
+    rehearse    the same, behind the encoder that has gathered (gather.py)
 
 A tree is one picture, or some, that many questions go on from. Names are most of what the model has to know, and what it knows
 of them goes when it is not asked for; so every step has both trees, from first to last.
@@ -23,11 +24,11 @@ from llama4.train.recipe import Recipe
 from llama4.train.render import Renderer
 from llama4.train.tasks import Mixture
 
-NAMES, SCENES = 4, 5  # the streams of stage four's trees; its conversations have stream 3
+NAMES, SCENES = 4, 5  # the streams of `Speak`'s trees; its conversations have stream 3
 
 
 class Words(Decoding):
-    """Stage two, as `loop.train` runs it."""
+    """First words, as `loop.train` runs it."""
 
     name = "words"
     stream = 2
@@ -46,7 +47,7 @@ class Words(Decoding):
 
 
 class Few(Decoding):
-    """Stage three, as `loop.train` runs it."""
+    """Eight emoji, as `loop.train` runs it."""
 
     name = "few"
     stream = 6
@@ -61,7 +62,7 @@ class Few(Decoding):
 
 
 class Speak(Decoding):
-    """Stage four, as `loop.train` runs it."""
+    """All tasks, as `loop.train` runs it."""
 
     name = "speak"
     stream = 3
@@ -92,6 +93,17 @@ class Speak(Decoding):
             names.draw(self, (NAMES, step), self.recipe.pictures, always=("en",)),
             scenes.draw(self, (SCENES, step), self.recipe.scenes, self.recipe.pool.size(step, emoji)),
         ]
+
+
+class Rehearse(Speak):
+    """All tasks once more, behind the encoder that has gathered: the batches that come after the last of `Speak`."""
+
+    name = "rehearse"
+    depends = (*Speak.depends, "speak")
+
+    def gradients(self, step: int) -> Mapping[str, float]:
+        """Batch `step` of those that come after."""
+        return super().gradients(self.recipe.speak.steps + step)
 
 
 def conversations(stage: Decoding, mixture: Mixture, renderer: Renderer) -> Batches:

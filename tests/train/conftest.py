@@ -1,4 +1,4 @@
-"""One small run of both stages, on which the tests of what training teaches look: half a minute of a laptop would be too long."""
+"""One small run of two stages, on which the tests of what training teaches look: half a minute of a laptop would be too long."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEARN_BY_HEART = replace(
 
 @dataclass(frozen=True)
 class Taught:
-    """Stage one as it ended, stage two as it ended, the model while it knew some names and not others, and the log."""
+    """`see` as it ended, `words` as it ended, the model while it knew some names and not others, and the log."""
 
     see: See
     words: Words

@@ -22,6 +22,8 @@ RECIPE = replace(
     words=Plan(steps=3, rows=4, tokens=300, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=3, save_every=2),
     few=replace(small_training.SHORT, steps=2),
     speak=Plan(steps=4, rows=4, tokens=300, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=4, save_every=2),
+    gather=replace(small_training.SHORT, steps=3),
+    rehearse=Plan(steps=2, rows=4, tokens=300, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=2, save_every=2),
 )
 
 
@@ -30,6 +32,7 @@ def shrink(patch: pytest.MonkeyPatch, recipe: Recipe = RECIPE) -> None:
     patch.setattr(pretrain, "small_config", small_training.small_config)
     patch.setattr(pretrain, "Recipe", lambda: recipe)
     patch.setattr(pretrain, "keep_freed_memory", lambda: False)  # malloc's settings outlive the test
+    patch.setattr(pretrain, "keep_kernels", lambda: None)  # and so does the environment
     patch.setattr(loop, "LOG_EVERY", 1)
 
 

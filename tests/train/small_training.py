@@ -20,12 +20,13 @@ from llama4.tokenizer import Tokenizer
 from llama4.train.bpe import count_pieces, train
 from llama4.train.data import Batches
 from llama4.train.emoji.dataset import Artist, Dataset
+from llama4.train.gather import Gather
 from llama4.train.pictures import Augmentation
 from llama4.train.recipe import Plan, Pool, Recipe, Scene
 from llama4.train.render import Renderer, Studio
 from llama4.train.rows import Writer
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Few, Speak, Words
+from llama4.train.speak import Few, Rehearse, Speak, Words
 from llama4.train.tasks import Mixture
 from llama4.train.weights import draw
 
@@ -41,7 +42,7 @@ NONE = Augmentation(
 SHORT = Plan(steps=6, rows=5, tokens=400, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=4, save_every=2)
 RECIPE = Recipe(
     seed=7,
-    **{"see": SHORT, "words": SHORT, "few": SHORT, "speak": SHORT},
+    **{"see": SHORT, "words": SHORT, "few": SHORT, "speak": SHORT, "gather": SHORT, "rehearse": SHORT},
     **{"questions": 3, "pictures": 2, "many_tiles": 0.2},
     few_scenes=tuple(Scene(layout, 2, 1, trunks=2, english=1.0, few=True) for layout in ("row", "apart", "side")),
     scenes=tuple(Scene(layout, 2, 1, trunks=2) for layout in ("large", "row", "apart", "side")),  # what fits its chunk
@@ -125,27 +126,41 @@ def batches(renderer: Renderer, rows: int, tokens: int, seed: int = 7, mixture: 
 
 
 def see_stage(recipe: Recipe = RECIPE, renderer: Renderer | None = None) -> See:
-    """Stage one from its first weights, as `pretrain.run` begins it."""
+    """`see` from its first weights, as `pretrain.run` begins it."""
     renderer = renderer or Renderer(studio(recipe.augmentation, recipe.many_tiles))
     model = small_model(recipe.seed, torch.bfloat16)
     torch.manual_seed(recipe.seed)
     return See(model, WhichEmoji(VISION.adapter_width, len(EMOJI)), renderer.studio.dataset, renderer, recipe)
 
 
+def gather_stage(recipe: Recipe = RECIPE, after: See | None = None) -> Gather:
+    """`gather`, straight after the first weights, or from a copy of what the given `see` has learnt."""
+    model, renderer = small_model(recipe.seed, torch.bfloat16), Renderer(studio(recipe.augmentation))
+    if after is not None:
+        model.load_state_dict(after.model.state_dict())
+    return Gather(model, renderer.studio.dataset, renderer, recipe)
+
+
 def speak_stage(recipe: Recipe = RECIPE) -> Speak:
-    """Stage four, straight after stage one."""
+    """`speak`, straight after `see`."""
     after = see_stage(recipe)
     return Speak(after.model, small_tokenizer(), after.renderer, recipe)
 
 
+def rehearse_stage(recipe: Recipe = RECIPE) -> Rehearse:
+    """`rehearse`, straight after `see`."""
+    after = see_stage(recipe)
+    return Rehearse(after.model, small_tokenizer(), after.renderer, recipe)
+
+
 def few_stage(recipe: Recipe = RECIPE) -> Few:
-    """Stage three, straight after stage one."""
+    """`few`, straight after `see`."""
     after = see_stage(recipe)
     return Few(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def words_stage(recipe: Recipe = RECIPE, after: See | None = None) -> Words:
-    """Stage two, after the given stage one."""
+    """`words`, after the given `see`."""
     after = after or see_stage(recipe)
     return Words(after.model, small_tokenizer(), after.renderer, recipe)
 

@@ -1,13 +1,14 @@
-"""Pins the request to malloc: its three options where there is glibc, a plain no where there is not."""
+"""Pins the request to malloc: its three options where there is glibc, a plain no where there is not; and that to oneDNN."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 from types import SimpleNamespace
 
 import pytest
 
-from llama4.train.memory import KEPT, keep_freed_memory
+from llama4.train.memory import KEPT, KERNELS, keep_freed_memory, keep_kernels
 
 
 def test_three_options_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +33,14 @@ def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch, absent: 
 
     monkeypatch.setattr(ctypes, "CDLL", library)
     assert not keep_freed_memory()
+
+
+def test_onednn_is_asked_to_keep_its_kernels_unless_the_environment_says_how_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    keep_kernels()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == str(KERNELS)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    keep_kernels()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"

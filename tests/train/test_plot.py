@@ -63,15 +63,15 @@ def test_every_panel_has_its_curves() -> None:
     panels = drawn(LINES)
     assert [len(curves) for curves in panels.values()] == [2, 2, 3, 2]
     losses, right, validation, experts = panels.values()
-    assert losses["stages two to four: a token of an answer"] == ([60, 80, 100, 120], [4.0, 2.6, 2.2, 1.8])
-    assert losses["stage one: which emoji is this tile?"] == ([20, 40], [7.0, 5.0])
-    assert right["stages two to four: tokens of answers"] == ([60, 80, 100, 120], [0.05, 0.2, 0.4, 0.6])
+    assert losses["decoder: a token of an answer"] == ([60, 80, 100, 120], [4.0, 2.6, 2.2, 1.8])
+    assert losses["encoder: which emoji is this tile?"] == ([20, 40], [7.0, 5.0])
+    assert right["decoder: tokens of answers"] == ([60, 80, 100, 120], [0.05, 0.2, 0.4, 0.6])
     assert validation["blob: tiles told apart"] == ([40], [0.25])
     assert validation["blob: English names"] == ([120], [0.6])
     assert experts["MoE layer 2"] == ([60, 80, 100, 120], [3.0, 2.2, 2.4, 2.6])
 
 
-def test_a_run_that_has_come_to_stage_one_only_is_drawn_too() -> None:
+def test_a_run_that_has_come_to_see_only_is_drawn_too() -> None:
     assert [len(curves) for curves in drawn(LINES[:2]).values()] == [1, 1, 0, 0]
     said = [[text.get_text() for text in axes.texts] for axes in draw(LINES[:2]).axes]
     assert ["nothing was measured" in texts for texts in said] == [False, False, True, True]

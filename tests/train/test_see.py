@@ -1,5 +1,5 @@
-"""Pins stage one: the encoder learns to tell pictures apart, a step's pictures depend on its number alone, and the share told
-apart is counted over all pictures without touching what is learnt."""
+"""Pins the encoder's first stage: it learns to tell pictures apart, a step's pictures depend on its number alone, and the share
+told apart is counted over all pictures without touching what is learnt."""
 
 from __future__ import annotations
 

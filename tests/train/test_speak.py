@@ -1,4 +1,4 @@
-"""Pins stages two to four: the loss falls until the small model names its pictures, what it learnt is what the package's own
+"""Pins the decoder's stages: the loss falls until the small model names its pictures, what it learnt is what the package's own
 generation says, and the log's means are over what they are said to be."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llama4.train.objective import measure
 from llama4.train.pictures import plain
 from llama4.train.recipe import Recipe, Scene
 from llama4.train.render import Renderer
-from llama4.train.speak import Few, Speak, Words
+from llama4.train.speak import Few, Rehearse, Speak, Words
 from llama4.train.tasks import TASKS, Mixture, naming_question
 from llama4.train.weights import optimisers
 
@@ -87,6 +87,15 @@ def test_the_encoder_stays_and_all_else_learns() -> None:
     assert not [name for name in same - frozen if "norm" not in name]  # a norm's step may be less than bf16 holds
 
 
+def test_rehearsing_goes_on_with_the_batches_that_come_after_the_last() -> None:
+    """Same weights, same plan: step 1 of it is step 7 of a `speak` of six."""
+    recipe = replace(RECIPE, rehearse=RECIPE.speak)
+    again, spoken = (fp32_stage(recipe, kind) for kind in (Rehearse, Speak))
+    assert again.gradients(1) == spoken.gradients(RECIPE.speak.steps + 1)
+    before = gradients_of(spoken)
+    assert all(torch.equal(gradient, before[name]) for name, gradient in gradients_of(again).items())
+
+
 Stage = Words | Few | Speak
 
 
@@ -117,7 +126,7 @@ def assert_near(ours: dict[str, torch.Tensor], plain: dict[str, torch.Tensor]) -
 def test_the_gradient_is_that_of_the_whole_loss_in_one_go(
     balance_weight: float, kind: type[Words] | type[Speak]
 ) -> None:
-    """answers / tokens + b · balance, mean over layers and parts, in one plain backward call; in stage four with its trees."""
+    """answers / tokens + b · balance, mean over layers and parts, in one plain backward call; `speak` with its trees."""
     recipe = recipe_of(balance_weight=balance_weight)
     stage, plain = fp32_stage(recipe, kind), fp32_stage(recipe, kind)
     sums = stage.gradients(1)

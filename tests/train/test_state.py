@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_training import RECIPE, few_stage, see_stage, speak_stage, words_stage
+from small_training import RECIPE, few_stage, gather_stage, rehearse_stage, see_stage, speak_stage, words_stage
 from toy_stage import PLAN, Toy
 
 from llama4.errors import InputError
@@ -73,6 +73,8 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
     ("stage", "field", "value"),
     [
         *[("see", "smoothing", 0.3), ("see", "seed", 8), ("see", "all_artists", True), ("speak", "seed", 8)],
+        *[("rehearse", "speak", PLAN), ("rehearse", "scenes", ()), ("rehearse", "seed", 8)],
+        *[("gather", "pull", 1.0), ("gather", "smoothing", 0.3), ("gather", "seed", 8)],
         *[("see", "augmentation", Augmentation(turn=3.0)), ("speak", "augmentation", Augmentation(turn=3.0))],
         *[
             ("speak", "mixture", Mixture(strip=9)),
@@ -98,23 +100,27 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
 )
 def test_a_state_of_another_recipe_is_refused(stage: str, field: str, value: object, tmp_path: Path) -> None:
     """Whatever a stage's weights depend on; what only other stages depend on may change."""
-    build = {"see": see_stage, "words": words_stage, "few": few_stage, "speak": speak_stage}[stage]
+    encoder = {"see": see_stage, "gather": gather_stage}
+    decoder = {"words": words_stage, "few": few_stage, "speak": speak_stage, "rehearse": rehearse_stage}
+    build = (encoder | decoder)[stage]
     train(build(), tmp_path, until=1)
     with pytest.raises(InputError, match=rf"{stage}\.pt belongs to a run with other numbers \({field}\)"):
         train(build(replace(RECIPE, **{field: value})), tmp_path, until=2)
 
 
-def test_a_change_to_later_stages_leaves_stage_one_as_it_is(tmp_path: Path) -> None:
+def test_a_change_to_later_stages_leaves_see_as_it_is(tmp_path: Path) -> None:
     train(see_stage(), tmp_path, until=1)
-    assert train(see_stage(replace(RECIPE, mixture=Mixture(nth=9), balance_weight=1.0, questions=2)), tmp_path)
+    assert train(
+        see_stage(replace(RECIPE, mixture=Mixture(nth=9), balance_weight=1.0, questions=2, pull=0.0)), tmp_path
+    )
 
 
-def test_a_change_to_later_stages_leaves_stage_two_as_it_is(tmp_path: Path) -> None:
+def test_a_change_to_later_stages_leaves_words_as_it_is(tmp_path: Path) -> None:
     train(words_stage(), tmp_path, until=1)
     assert train(words_stage(replace(RECIPE, mixture=Mixture(nth=9), speak=PLAN, questions=2)), tmp_path)
 
 
-def test_a_change_to_the_last_stage_leaves_stage_three_as_it_is(tmp_path: Path) -> None:
+def test_a_change_to_the_last_stage_leaves_few_as_it_is(tmp_path: Path) -> None:
     train(few_stage(), tmp_path, until=1)
     assert train(few_stage(replace(RECIPE, mixture=Mixture(nth=9), speak=PLAN, scenes=())), tmp_path)
 

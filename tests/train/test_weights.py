@@ -90,7 +90,7 @@ def test_every_weight_learns_by_exactly_one_optimiser() -> None:
 
 @pytest.mark.parametrize("prefix", ["", "vision."])
 def test_a_part_of_the_model_is_told_apart_like_the_whole(prefix: str) -> None:
-    """Stage one's masters are the vision encoder's: its names lack the prefix."""
+    """The encoder's masters are the vision encoder's: its names lack the prefix."""
     module = small_model().get_submodule(prefix.rstrip("."))
     found = {prefix + name for name, weight in module.named_parameters() if is_matrix(name, weight)}
     assert found == {name for name in MATRICES if name.startswith(prefix)}
