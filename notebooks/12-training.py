@@ -508,13 +508,13 @@ table(["stage", "steps", "minutes", "loss at first", "at last"], rows)
 
 # %%
 curves = plot.curves(run)
-words, tokens = plot.joined(curves, "answers"), plot.joined(curves, "right_tokens")
+named = ("which", "answers", "right", "right_tokens")
+which, words, emoji_right, tokens = (plot.broken(plot.joined(curves, name)) for name in named)
 whole, (left, right) = figure(9, 2.7, 1, 2)
-see_steps, see_losses = plot.joined(curves, "which")
-losses = {"encoder: which emoji": (see_steps, see_losses), "decoder: a token of an answer": words}
-losses["floor of which emoji"] = (see_steps, [least_of_all] * len(see_steps))
+losses = {"encoder: which emoji": which, "decoder: a token of an answer": words}
+losses["floor of which emoji"] = (which[0], [least_of_all] * len(which[0]))
 lines(left, losses, "loss (nats)", "steps, one stage after the other")
-shares = {"encoder: emoji": plot.joined(curves, "right"), "decoder: tokens of answers": tokens}
+shares = {"encoder: emoji": emoji_right, "decoder: tokens of answers": tokens}
 lines(right, shares, "right in training", "steps, one stage after the other")
 for begin in list(plot.begins(run).values())[1:]:
     left.axvline(begin, color="0.7", linewidth=0.8)
@@ -539,7 +539,7 @@ loads = {}
 for number in range(len(llm.config.layers)):
     steps, busy = plot.joined(curves, f"busiest_{number}")
     means = np.array(busy[: len(busy) // 5 * 5]).reshape(-1, 5).mean(axis=1)
-    loads[f"layer {number}"] = (steps[2::5][: len(means)], means)
+    loads[f"layer {number}"] = plot.broken((steps[2::5][: len(means)], means))
     assert min(busy) >= 1 and max(busy) <= llm.config.experts and np.mean(busy[-10:]) < BUSIEST
 whole, axes = figure(7, 2.4)
 title = f"busiest expert, times the mean; grey: level, and the most allowed ({BUSIEST})"

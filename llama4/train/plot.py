@@ -10,8 +10,10 @@ colour-blind people tell apart; lines differ in their dashes as well.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +66,16 @@ def joined(found: Mapping[tuple[str, str], Curve], name: str) -> Curve | None:
         if pieces
         else None
     )
+
+
+def broken(curve: Curve) -> Curve:
+    """The curve with a nan where other stages lie between two of its points, so that no line is drawn across them."""
+    steps, values = curve
+    gaps = [after - before for before, after in pairwise(steps)]
+    long = [number + 1 for number, gap in enumerate(gaps) if gap > 10 * min(gaps)]
+    for place in reversed(long):
+        steps, values = ([*row[:place], math.nan, *row[place:]] for row in (steps, values))
+    return steps, values
 
 
 def shares(validation: Mapping[str, float]) -> dict[str, float]:
@@ -123,7 +135,9 @@ def _panel(axes: Axes, title: str, drawn: Mapping[str, Curve | None], marker: st
     there = {label: curve for label, curve in drawn.items() if curve}
     for number, (label, (steps, values)) in enumerate(there.items()):
         style, colour = DASHES[number % len(DASHES)], COLOURS[number % len(COLOURS)]
-        axes.plot(steps, values, style, color=colour, label=label, linewidth=1.6, marker=marker, markersize=4)
+        axes.plot(
+            *broken((steps, values)), style, color=colour, label=label, linewidth=1.6, marker=marker, markersize=4
+        )
     if there:
         axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=10)
     else:  # a run with --all-artists, or one that has not come so far

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from llama4.train import log
-from llama4.train.plot import curves, draw, main, shares
+from llama4.train.plot import broken, curves, draw, main, shares
 
 LINES: list[dict[str, Any]] = [
     {"stage": "see", "step": 20, "seconds": 1.0, "which": 7.0, "right": 0.1, "norm": 2.0},
@@ -57,6 +58,16 @@ def test_validation_is_english_and_the_mean_of_the_others() -> None:
     assert found["blob: English names"] == 0.6 and found["noto: English names"] == 0.9
     assert found["blob: names, mean of 2 other languages"] == pytest.approx(0.3)
     assert found["noto: names, mean of 1 other languages"] == 0.8
+
+
+def test_no_line_is_drawn_across_stages_that_lack_the_curve() -> None:
+    steps, values = broken(([20, 40, 60, 2060, 2080], [5.0, 4.0, 3.0, 3.5, 2.0]))
+    assert steps[:3] == [20, 40, 60] and steps[4:] == [2060, 2080] and math.isnan(steps[3]) and math.isnan(values[3])
+    assert values[:3] + values[4:] == [5.0, 4.0, 3.0, 3.5, 2.0]
+    assert broken(([20, 40, 80], [1.0, 2.0, 3.0])) == ([20, 40, 80], [1.0, 2.0, 3.0]) and broken(([20], [1.0])) == (
+        [20],
+        [1.0],
+    )
 
 
 def test_every_panel_has_its_curves() -> None:
