@@ -110,7 +110,7 @@ def draw(lines: Sequence[Line]) -> Figure:
         "decoder: tokens of answers": joined(found, "right_tokens"),
     }
     _panel(right, "Right in training", named)
-    validated = {name: curve for (_, name), curve in found.items() if ": " in name}
+    validated = {name: joined(found, name) for _, name in found if ": " in name}
     _panel(validation, "Right on an artist not learnt from", validated, marker="o")
     layers = sorted({name for _, name in found if name.startswith("busiest_")})
     routed = {f"MoE layer {int(name.split('_')[1]) + 1}": joined(found, name) for name in layers}

@@ -82,6 +82,12 @@ def test_every_panel_has_its_curves() -> None:
     assert experts["MoE layer 2"] == ([60, 80, 100, 120], [3.0, 2.2, 2.4, 2.6])
 
 
+def test_what_several_stages_validate_is_one_curve() -> None:
+    later = {"stage": "gather", "step": 40, "seconds": 3.0, "validation": {"blob": 0.5}}
+    validation = drawn([*LINES, later])["Right on an artist not learnt from"]
+    assert validation["blob: tiles told apart"] == ([40, 160], [0.25, 0.5])
+
+
 def test_a_run_that_has_come_to_see_only_is_drawn_too() -> None:
     assert [len(curves) for curves in drawn(LINES[:2]).values()] == [1, 1, 0, 0]
     said = [[text.get_text() for text in axes.texts] for axes in draw(LINES[:2]).axes]
