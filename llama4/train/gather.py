@@ -17,17 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama4.model import Llama4
 from llama4.train.emoji.dataset import Dataset
-from llama4.train.pictures import plain
 from llama4.train.recipe import Recipe
-from llama4.train.render import Renderer, eight_bit
-from llama4.train.see import AT_ONCE, See, WhichEmoji
+from llama4.train.render import Renderer
+from llama4.train.see import See, WhichEmoji
 
 FOLLOW = 1 / 8  # the share of the way that a centre goes to a view; an emoji is seen eighty times
 SHARPNESS = 0.08  # of the head at first: of six from 0.01 to 0.2 the losses at 0.07 and 0.1 were least, 1.97 and 1.85
@@ -48,6 +46,7 @@ class Gathered(nn.Module):
 
         |z - c|² = |z|² - 2 z·c + |c|², so scores of z·c - |c|²/2 are highest at the nearest.
         """
+        self.centres.zero_()
         seen = torch.zeros(len(self.centres), 1, 1)
         for encoded, emoji in views:
             self.centres.index_add_(0, emoji, encoded.float())
@@ -90,7 +89,7 @@ class Gather(See):
     def gradients(self, step: int) -> Mapping[str, float]:
         """One tile each of `rows` different emoji."""
         if step == 0:
-            self.extra.begin(self.drawings())
+            self.extra.begin(self.learnt_from())
         tiles, shown = self.batch(step)
         encoded = self.model.vision(tiles)
         scores = self.extra.which(encoded)
@@ -102,12 +101,8 @@ class Gather(See):
         right = float((scores.argmax(-1) == shown).float().mean())
         return {"which": which.item(), "right": right, "loose": loose.item()}
 
-    @torch.no_grad()
-    def drawings(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every drawing that the run learns from, plain on white: its encoded tokens, and its emoji."""
+    def learnt_from(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the encoder says of every drawing that the run learns from: encoded tokens, and which emoji they are of."""
         for artist in self.renderer.studio.artists:
-            pixels, index = self.dataset.artists[artist].pixels, self.dataset.artists[artist].index
-            for first in range(0, len(index), AT_ONCE):
-                some = slice(first, first + AT_ONCE)
-                tiles = eight_bit(plain(np.array(pixels[some]), self.model.config.vision.tile_side))
-                yield self.model.vision(tiles.to(torch.bfloat16)), torch.from_numpy(np.array(index[some]))
+            for tiles, emoji in self.drawings(artist):
+                yield self.model.vision(tiles), emoji

@@ -8,7 +8,7 @@ stands for its caption. The head W is thrown away afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -87,13 +87,17 @@ class See:
     @torch.no_grad()
     def told_apart(self, artist: str) -> float:
         """The share of an artist's pictures, plain on white, that the head gives the right number."""
-        pixels, index = self.dataset.artists[artist].pixels, self.dataset.artists[artist].index
         right = 0
         self.which.eval()
+        for tiles, emoji in self.drawings(artist):
+            right += int((self.which(self.model.vision(tiles)).argmax(-1) == emoji).sum())
+        self.which.train()
+        return right / len(self.dataset.artists[artist].index)
+
+    def drawings(self, artist: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """An artist's pictures, plain on white, AT_ONCE at a time: bfloat16 tiles, and which emoji each of them shows."""
+        pixels, index = self.dataset.artists[artist].pixels, self.dataset.artists[artist].index
         for first in range(0, len(index), AT_ONCE):
             some = slice(first, first + AT_ONCE)
             tiles = eight_bit(plain(np.array(pixels[some]), self.model.config.vision.tile_side))
-            scores = self.which(self.model.vision(tiles.to(torch.bfloat16)))
-            right += int((scores.argmax(-1).numpy() == index[some]).sum())
-        self.which.train()
-        return right / len(index)
+            yield tiles.to(torch.bfloat16), torch.from_numpy(np.array(index[some]))

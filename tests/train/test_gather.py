@@ -12,7 +12,7 @@ from conftest import LEARN_BY_HEART, Taught
 from small_training import RECIPE, SHORT, gather_stage, see_stage, small_model, studio
 from task_emoji import EMOJI
 
-from llama4.train import gather, loop
+from llama4.train import loop, see
 from llama4.train.gather import FOLLOW, SHARPNESS, Gather, Gathered
 from llama4.train.pictures import Augmentation
 from llama4.train.render import Renderer
@@ -31,7 +31,6 @@ def gathered(emoji: int = 5, tokens: int = 3, width: int = 6) -> Gathered:
 def test_centres_begin_at_the_mean_of_the_views_however_they_are_batched() -> None:
     views, emoji = torch.randn(11, 3, 6) + 4, torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 0])
     made = gathered()
-    made.centres.zero_()
     made.begin((views[some], emoji[some]) for some in (slice(0, 4), slice(4, 11)))
     for one in range(5):
         assert (made.centres[one] - views[emoji == one].mean(dim=0)).abs().max() < 1e-5
@@ -41,7 +40,6 @@ def test_the_head_begins_at_the_nearest_centre() -> None:
     """Its score is half a squared distance, up to what is the same for all emoji, between means normed by the centres' spread."""
     views, emoji = torch.randn(40, 3, 6), torch.arange(40) % 5
     made = gathered()
-    made.centres.zero_()
     made.begin(iter([(views, emoji)]))
     centre_ED = made.centres.mean(dim=1)
     spread_D = (centre_ED.var(dim=0) + 1e-5).sqrt()
@@ -75,18 +73,18 @@ def test_centres_follow_a_part_of_the_way_and_the_others_stay() -> None:
 
 
 def test_the_drawings_are_all_that_the_run_learns_from_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "AT_ONCE", 6)
+    monkeypatch.setattr(see, "AT_ONCE", 6)
     stage = gather_stage()
-    emoji = torch.cat([emoji for _, emoji in stage.drawings()])
+    emoji = torch.cat([emoji for _, emoji in stage.learnt_from()])
     assert sorted(emoji.tolist()) == sorted(2 * list(range(len(EMOJI)))), "noto's and fluent's, not blob's"
-    assert all(encoded.shape[1:] == (TOKENS, WIDTH) for encoded, _ in stage.drawings())
+    assert all(encoded.shape[1:] == (TOKENS, WIDTH) for encoded, _ in stage.learnt_from())
 
 
 def test_the_loss_is_the_cross_entropy_and_the_pull() -> None:
     """One step from the first weights, computed again from the same tiles."""
     stage, other = gather_stage(), gather_stage()
     sums = stage.gradients(0)
-    other.extra.begin(other.drawings())
+    other.extra.begin(other.learnt_from())
     tiles, shown = other.batch(0)
     encoded = other.model.vision(tiles)
     which = F.cross_entropy(other.extra.which(encoded), shown, label_smoothing=RECIPE.smoothing)
@@ -103,8 +101,8 @@ def test_the_loss_is_the_cross_entropy_and_the_pull() -> None:
 
 
 def test_batches_are_not_those_of_the_stage_before() -> None:
-    see, stage = see_stage(), gather_stage()
-    assert not torch.equal(see.batch(0)[0], stage.batch(0)[0])
+    before, stage = see_stage(), gather_stage()
+    assert not torch.equal(before.batch(0)[0], stage.batch(0)[0])
     assert torch.equal(stage.batch(3)[0], gather_stage().batch(3)[0])
 
 
