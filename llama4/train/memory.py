@@ -4,7 +4,8 @@ A training step on a CPU allocates and frees some hundred tensors of a few megab
 and every first touch of a page is a fault: measured here, doubling a 50 MB tensor ran at 2.9 GB/s, and at 17 GB/s with the
 memory kept, and the vision encoder's step took half the time.
 
-oneDNN builds a kernel for each shape of a matrix product and keeps 1024 of them; a decoder's stage has some thousands.
+oneDNN builds a kernel for each shape of a matrix product and keeps 1024 of them, and a step's shapes follow from the lengths of
+its rows. Measured here on small products in bf16: 27 µs with the kernel kept, 218 µs with it built anew.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from llama4.tokenizer import Tokenizer
 from llama4.train import tokenizer as tokenizer_training
 from llama4.train.emoji.dataset import DEFAULT_FOLDER, TRAIN_ARTISTS, VALIDATION_ARTIST, open_dataset
 from llama4.train.gather import Gather
-from llama4.train.loop import train
+from llama4.train.loop import Stage, train
 from llama4.train.memory import keep_freed_memory, keep_kernels
 from llama4.train.recipe import Recipe, small_config
 from llama4.train.render import Renderer, Studio
@@ -56,16 +57,18 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Path | None:
     validation = () if recipe.all_artists else (VALIDATION_ARTIST,)
     studio = Studio(dataset, artists, validation, model.config.vision, recipe.augmentation, recipe.many_tiles)
     renderer = Renderer(studio)
-    if not train(See(model, which, dataset, renderer, recipe), folder):
-        return None
+    stages: tuple[Callable[[], Stage], ...] = (
+        lambda: See(model, which, dataset, renderer, recipe),
+        lambda: Words(model, tokenizer, renderer, recipe),
+        lambda: Few(model, tokenizer, renderer, recipe),
+        lambda: Speak(model, tokenizer, renderer, recipe),
+        lambda: Gather(model, dataset, renderer, recipe),
+        lambda: Rehearse(model, tokenizer, renderer, recipe),
+    )
     # Made one after the other: a stage begins with the weights that the one before left.
-    for stage in (Words, Few, Speak):
-        if not train(stage(model, tokenizer, renderer, recipe), folder):
+    for make in stages:
+        if not train(make(), folder):
             return None
-    if not train(Gather(model, dataset, renderer, recipe), folder):
-        return None
-    if not train(Rehearse(model, tokenizer, renderer, recipe), folder):
-        return None
     return export(model, tokenizer, folder / "model")
 
 
