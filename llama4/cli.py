@@ -251,8 +251,8 @@ def _eval(sub: argparse._SubParsersAction) -> None:
         "--suite",
         default="all",
         metavar="LIST",
-        help="all, or some with commas between: names, languages, trained, strip, pair, same, nth, frames, translate, absent, "
-        "swap, experts (all)",
+        help="all, or some with commas between: names, languages, trained, strip, pair, same, nth, frames, translate, "
+        "keywords, category, absent, swap, experts (all)",
     )
     command.add_argument("--limit", type=int, metavar="N", help="ask at most N questions a row (all)")
     command.add_argument("--json", metavar="FILE", help="write the result there; - prints it instead of the table")

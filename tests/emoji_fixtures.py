@@ -22,7 +22,7 @@ def write_dataset(folder: Path, artists: Sequence[str] = ("twemoji", "noto")) ->
     entries = [
         {
             "code": f"{ord(table[f'{name}.png']['emoji'][0]):x}",
-            "category": "Things",
+            "category": "Objects",
             "subcategory": "thing",
             "keywords": {},
         }
@@ -30,7 +30,9 @@ def write_dataset(folder: Path, artists: Sequence[str] = ("twemoji", "noto")) ->
         for name in NAMES
     ]
     for entry in entries:
-        entry["keywords"] = {language: [name] for language, name in entry["names"].items()}
+        entry["keywords"] = {
+            language: [name, *(f"{name} {number}" for number in range(4))] for language, name in entry["names"].items()
+        }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "emoji.json").write_text(json.dumps(entries), encoding="utf-8")
     drawn = [Image.open(FOLDER / f"{name}.png").convert("RGBA") for name in NAMES]

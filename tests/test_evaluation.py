@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from llama4.evaluation.drawings import Drawings, drawings, on_white, resized, st
 from llama4.evaluation.intervals import wilson
 from llama4.evaluation.report import rows_of
 from llama4.evaluation.running import SCENES
-from llama4.evaluation.scoring import chosen, exact, listed
+from llama4.evaluation.scoring import chosen, exact, listed, some_of
 from llama4.evaluation.wordings import NAMING
 from llama4.train.emoji.dataset import LANGUAGES, Dataset, open_dataset
 from llama4.train.prompts import PROMPTS
@@ -98,6 +99,22 @@ def test_listed_wants_every_name_in_order_and_nothing_else() -> None:
         assert not listed(wrong, names), wrong
 
 
+def test_some_of_wants_so_many_different_ones_and_nothing_else() -> None:
+    words = ["pet", "dog", "face", "salt shaker"]
+    for right in ("dog, pet, face", "face\nsalt shaker\ndog", "pet; dog and face.", " pet、dog、face "):
+        assert some_of(right, words, 3), right
+    for wrong in (
+        "dog, pet",
+        "dog, pet, face, salt shaker",
+        "dog, dog, pet",
+        "dog, pet, cat",
+        "dog pet face",
+        "",
+        "Dog, pet, face",
+    ):
+        assert not some_of(wrong, words, 3), wrong
+
+
 def test_chosen_wants_exactly_one_whole_word() -> None:
     sides = ("left", "right")
     assert chosen("It is on the LEFT.", sides) == "left" and chosen("right", sides) == "right"
@@ -113,6 +130,8 @@ def test_wordings_are_the_trainers_first() -> None:
     assert {language: prompts.questions["name"][0] for language, prompts in PROMPTS.items()} == wordings.NAMING
     assert len(set(wordings.NAMING.values())) == 16  # else nobody could tell which language is asked for
     first = (english.questions[task][0] for task in ("row", "side", "same", "nth", "frames", "translate"))
+    text = (english.questions[task][0] for task in ("keywords", "category"))
+    assert tuple(text) == (wordings.KEYWORDS, wordings.CATEGORY)
     ours = (wordings.STRIP, wordings.SIDE, wordings.SAME, wordings.NTH, wordings.FRAMES, wordings.TRANSLATE)
     assert tuple(first) == ours
     assert (english.left, english.right) == wordings.SIDES and (english.same, english.different) == wordings.SAMENESS
@@ -265,6 +284,24 @@ def test_translations_and_absent_pictures_show_none(drawn: Drawings) -> None:
     english = [question for question in asked if question.right("There is no picture.")]
     assert "What is this?" in map(text_of, english) and len(english) == len(PROMPTS["en"].questions["name"])
     assert all(question.right(question.expected) for question in asked)
+
+
+def test_keywords_and_categories_are_those_of_the_name_and_show_nothing(drawn: Drawings) -> None:
+    for question in scenes.scenes(scenes.keywords_of, drawn, 20):
+        entry = next(emoji for emoji in drawn.emoji if emoji.names["en"] in text_of(question))
+        name, *words = entry.keywords["en"]
+        assert not pictures_of(question) and name == entry.names["en"]
+        assert question.right("\n".join(words[3:0:-1])) and question.right(question.expected)
+        assert not question.right(", ".join([name, *words[:2]])) and not question.right(", ".join(words))
+    for question in scenes.scenes(scenes.category_of, drawn, 20):
+        assert not pictures_of(question) and question.right("Objects") and not question.right("Symbols")
+        assert any(emoji.names["en"] in text_of(question) for emoji in drawn.emoji)
+
+
+def test_no_keywords_in_the_data_are_an_error(drawn: Drawings) -> None:
+    poor = [replace(one, keywords=dict.fromkeys(one.keywords, ("a", "b", one.names["en"]))) for one in drawn.emoji]
+    with pytest.raises(InputError, match="No emoji in the data has 3 keywords besides its name"):
+        next(scenes.scenes(scenes.keywords_of, Drawings(tuple(poor), drawn.artist)))
 
 
 def test_scenes_repeat_and_a_short_run_is_the_beginning_of_a_long_one(drawn: Drawings) -> None:

@@ -36,6 +36,8 @@ TITLES = {
     "frames": "names in order",
     "absent": "says that there is none",
     "translate": "name, exact",
+    "keywords": "all three are keywords",
+    "category": "word, exact",
     "swap": "picture swapped for another",
 }
 

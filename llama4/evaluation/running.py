@@ -33,6 +33,8 @@ SCENES = {
     "nth": scenes.nth_picture,
     "frames": scenes.three_frames,
     "translate": scenes.translation,
+    "keywords": scenes.keywords_of,
+    "category": scenes.category_of,
 }
 FIGURE_PICTURES = 6
 SUITES = ("names", "languages", "trained", *SCENES, "absent", "swap", "experts")

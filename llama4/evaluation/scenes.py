@@ -7,6 +7,8 @@ nth         three pictures: what is the second?
 frames      a video of three frames: their names in order
 absent      every wording that asks for a name, without a picture: the answer must be the language's sentence that says so
 translate   text only: a name from English into another language
+keywords    text only: three keywords of a name; any three that CLDR has besides the name
+category    text only: which of Unicode's ten categories a name belongs to
 """
 
 from __future__ import annotations
@@ -15,12 +17,15 @@ import random
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from llama4.errors import InputError
 from llama4.evaluation.asking import Question
 from llama4.evaluation.drawings import Drawings, strip
-from llama4.evaluation.scoring import chosen, listed
+from llama4.evaluation.scoring import chosen, listed, some_of
 from llama4.evaluation.suites import SEED, asked
 from llama4.evaluation.wordings import (
+    CATEGORY,
     FRAMES,
+    KEYWORDS,
     NTH,
     ORDINALS,
     SAME,
@@ -30,8 +35,9 @@ from llama4.evaluation.wordings import (
     STRIP,
     TRANSLATE,
 )
-from llama4.train.emoji.dataset import LANGUAGES
+from llama4.train.emoji.dataset import LANGUAGES, Emoji
 from llama4.train.prompts import PROMPTS
+from llama4.train.tasks import KEYWORDS as THREE
 
 COUNT = 400
 Scene = Callable[[Drawings, random.Random, int], Question]
@@ -92,6 +98,29 @@ def translation(drawn: Drawings, generator: random.Random, number: int) -> Quest
     [position] = drawn.sample(generator, 1)
     text = TRANSLATE.format(name=drawn.name(position), language=LANGUAGES[language])
     return asked("translation, no picture", [], text, drawn.name(position, language))
+
+
+def keywords_of(drawn: Drawings, generator: random.Random, number: int) -> Question:
+    """Of an emoji that has three in English. Raises InputError where none has."""
+    asked_for = [one for one in (drawn.shown(position) for position in range(len(drawn))) if len(others(one)) >= THREE]
+    if not asked_for:
+        raise InputError(f"No emoji in the data has {THREE} keywords besides its name: build the data again.")
+    one = generator.choice(asked_for)
+    expected = ", ".join(others(one)[:THREE])
+    right = partial(some_of, words=others(one), count=THREE)
+    return asked("three keywords, no picture", [], KEYWORDS.format(name=one.names["en"]), expected, right=right)
+
+
+def others(one: Emoji) -> list[str]:
+    """An emoji's English keywords but for its name."""
+    return [word for word in one.keywords["en"] if word.casefold() != one.names["en"].casefold()]
+
+
+def category_of(drawn: Drawings, generator: random.Random, number: int) -> Question:
+    """In English; a guess at the largest is right as often as it is large."""
+    [position] = drawn.sample(generator, 1)
+    text = CATEGORY.format(name=drawn.name(position))
+    return asked("category, no picture", [], text, PROMPTS["en"].categories[drawn.shown(position).category])
 
 
 def absent() -> Iterator[Question]:

@@ -2,6 +2,7 @@
 
 exact("dog face", "Dog face")                          no
 listed("dog face, pizza, guitar", three names)         yes; also with "and", ";", line ends or a full stop at the end
+some_of("pet, dog\nface", the dog's keywords, 3)         yes, if all three are keywords, in whatever order
 chosen("It is on the left.", ("left", "right"))        "left"; None where both words occur, or neither
 """
 
@@ -22,6 +23,12 @@ def exact(answer: str, name: str) -> bool:
 def listed(answer: str, names: Sequence[str]) -> bool:
     """All names, each in full, in this order, with nothing but separators between them."""
     return re.fullmatch(BETWEEN.join(map(re.escape, names)) + r"\.?", answer.strip()) is not None
+
+
+def some_of(answer: str, words: Sequence[str], count: int) -> bool:
+    """So many different ones of `words`, in any order, with nothing but separators between them."""
+    parts = re.split(BETWEEN, answer.strip().removesuffix("."))
+    return len(parts) == len(set(parts)) == count and set(parts) <= set(words)
 
 
 def chosen(answer: str, words: Sequence[str]) -> str | None:

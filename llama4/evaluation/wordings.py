@@ -33,3 +33,5 @@ NTH = "What is the {ordinal} picture?"
 ORDINALS = ("first", "second", "third")
 FRAMES = "What happens in these frames, in order?"
 TRANSLATE = "How do you say {name} in {language}?"
+KEYWORDS = "Give three keywords for {name}."
+CATEGORY = "Which category does {name} belong to?"
