@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 12 · Training
 #
-# *How the small model came to know its names: drawings that never look the same twice, six stages, trees of questions,
+# *How the small model came to know its names: drawings that never look the same twice, seven stages, trees of questions,
 # two optimisers, and an artist kept out of sight. With a live run, from nothing, in seconds.*
 #
 # A model of a few million parameters trains on two CPU cores in hours, if nothing is wasted. This chapter takes the recipe
@@ -137,7 +137,7 @@ print(f"{len(row.ids)} tokens, {row.ids.count(llm.config.patch_id)} of them the 
 assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 
 # %% [markdown]
-# ## Six stages
+# ## Seven stages
 #
 # One could begin with such rows. But to name a banana in Thai the encoder must see and the decoder must spell, and while
 # neither can, little of the gradient that reaches the encoder is about what the tile shows. A view of its own is also far
@@ -149,6 +149,7 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # 4. `speak`: all tasks, all languages, mostly in trees (below).
 # 5. `gather`: the encoder once more. It learns to say the *same* of all views of an emoji.
 # 6. `rehearse`: the decoder once more, all tasks, behind the encoder as it now is.
+# 7. `relate`: the same, with more that begins at a name: on which side it is, what it is in another language.
 #
 # The third takes two minutes and was found late. To answer "on which side is the fox?" the decoder must look from a name at the
 # picture that has this name, and while it knows neither the names nor how to look, nothing tells it which of the two it lacks. An
@@ -162,7 +163,7 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # %%
 begin, schedule = 0, {}
 for plan, stage in (
-    (getattr(numbers, stage), stage) for stage in ("see", "words", "few", "speak", "gather", "rehearse")
+    (getattr(numbers, stage), stage) for stage in ("see", "words", "few", "speak", "gather", "rehearse", "relate")
 ):
     rates = [plan.muon_lr * plan.rate(step) for step in range(plan.steps)]
     schedule[f"{stage}: {plan.steps:,} steps"] = (range(begin, begin + plan.steps), rates)
@@ -170,7 +171,7 @@ for plan, stage in (
     assert max(rates) <= plan.muon_lr and rates[0] < rates[plan.warmup] and rates[-1] < 0.02 * plan.muon_lr
 whole, axes = figure(8, 2.2)
 lines(axes, schedule, "learning rate of the matrices", "steps of the recipe, one stage after the other")
-show(whole, "Six trapezoids: each stage's learning rate rises quickly, stays, and falls to nearly nothing.")
+show(whole, "Seven trapezoids: each stage's learning rate rises quickly, stays, and falls to nearly nothing.")
 
 # %% [markdown]
 # ## Live: a toy that sees
@@ -368,9 +369,9 @@ assert muons > parameters / 2 and not is_matrix("layers.0.ffn.router.weight", to
 # ## Trees: one picture, many branches
 #
 # 25,000 names must each be said to a picture dozens of times. In the row of tokens further up, for the German banana, most were
-# the picture's and the markers', the same for all sixteen languages. So the last two stages grow **trees**. The **trunk**, a
-# conversation up to its picture, is run once. Each **branch**, a question and its answer, goes on from the trunk's keys and
-# values, and sees no other branch. Here is a tree of three trunks, each asked about in four languages (`P` counts trunks here).
+# the picture's and the markers', the same for all sixteen languages. So behind `words` the decoder's stages grow **trees**. The
+# **trunk**, a conversation up to its picture, is run once. Each **branch**, a question and its answer, goes on from the trunk's
+# keys and values, and sees no other branch. Here is a tree of three trunks, asked about in four languages (`P` counts trunks).
 
 # %%
 fresh = llama4.Llama4(thin)  # random weights, float32: to compare gradients
@@ -446,9 +447,9 @@ assert tree_tokens < 0.75 * apart_tokens and conversations * numbers.speak.steps
 
 # %% [markdown]
 # With several pictures in the trunk the saving grows, and so does what can be asked: which is left, are they the same, list
-# what you see. Every step of `speak` has a tree of names, a tree of one **scene** and a few conversations on their own.
-# Here is a scene of two pictures: below them some of its branches, each behind the number of its trunk. The gradient is again
-# that of separate conversations.
+# what you see. Every step of `speak` has a tree of names, a tree of one **scene** and a few conversations on their own, and a
+# step of `relate` a tree without pictures as well. Here is a scene of two pictures: below them some of its branches, each
+# behind the number of its trunk. The gradient is again that of separate conversations.
 
 # %%
 stage.recipe = replace(stage.recipe, scenes=(recipe.Scene("apart", 2, 1.0, english=0.8),), questions=5)
@@ -636,7 +637,7 @@ assert objective.balance_of([50 * torch.eye(8)[[2, 6] * 4]], every) == (4.0, [4.
 # ## Source
 #
 # - [`recipe.Recipe`](../llama4/train/recipe.py#L130): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L46):
-#   its six stages.
+#   its seven stages.
 # - [`pictures.views`](../llama4/train/pictures.py#L53): augmentation.
 # - [`optimiser.Muon`](../llama4/train/optimiser.py#L40) and [`weights.Masters`](../llama4/train/weights.py#L22).
 # - [`names.measure`](../llama4/train/names.py#L114) and [`scenes.draw`](../llama4/train/scenes.py#L38): trees.

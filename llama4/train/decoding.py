@@ -46,13 +46,14 @@ class Decoding:
         self.pad_id = tokenizer.pad_id
         self.moe_layers = max(1, sum(spec.ffn == "moe" for spec in model.config.layers))
 
-    def learn(self, measured: Measured, tokens: int, parts: int) -> dict[str, float]:
+    def learn(self, measured: Measured, tokens: float, parts: int, weight: float = 1.0) -> dict[str, float]:
         """Add the gradient of one part to the bf16 weights'; returns its figures for the log.
 
-        tokens: answer tokens of the whole step, each of which weighs the same. parts: of the step; their balances are averaged.
+        tokens: answer tokens of the whole step, each as often as it weighs. weight: of one of this part's.
+        parts: of the step; their balances are averaged.
         """
         balance = measured.balance / self.moe_layers / parts
-        (measured.answers / tokens + self.recipe.balance_weight * balance).backward()
+        (weight * measured.answers / tokens + self.recipe.balance_weight * balance).backward()
         return {
             "answers": float(measured.answers.detach()),
             "answer_tokens": measured.answer_tokens,

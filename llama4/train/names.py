@@ -51,14 +51,16 @@ class Branches:
 
 @dataclass(frozen=True)
 class Tree:
-    """P trunks (a picture each, or several) and what is asked about them.
+    """P trunks (a picture each, several, or none) and what is asked about them.
 
-    tiles: float32 `[R, 3, side, side]`, trunk after trunk. trunk_PS: int64, the same ids in every row.
+    tiles: float32 `[R, 3, side, side]`, trunk after trunk. trunk_PS: int64, the same ids in every row. weight: of a token that is
+    to be said.
     """
 
     tiles: Tensor
     trunk_PS: Tensor
     branches: list[Branches]
+    weight: float = 1.0
 
     @property
     def answer_tokens(self) -> int:
@@ -84,7 +86,9 @@ def languages(rng: Random, count: int, always: Sequence[str]) -> list[str]:
     return [*always, *rng.sample([code for code in LANGUAGES if code not in always], count - len(always))]
 
 
-def grow(stage: Decoding, asked: Sequence[Sequence[Conversation]], shown: Sequence[Sequence[Tiles]]) -> Tree:
+def grow(
+    stage: Decoding, asked: Sequence[Sequence[Conversation]], shown: Sequence[Sequence[Tiles]], weight: float = 1.0
+) -> Tree:
     """A trunk for each of `shown` (the tiles of its pictures, cut alike for all trunks) and its conversations as branches."""
     grids = [grid for _, grid in shown[0]]
     opening = stage.writer.opening(grids)
@@ -95,7 +99,8 @@ def grow(stage: Decoding, asked: Sequence[Sequence[Conversation]], shown: Sequen
     ]
     trunk_PS = torch.tensor(opening).expand(len(asked), -1)
     branches = branch_off(rows, len(opening), stage.plan.tokens, stage.pad_id)
-    return Tree(torch.cat([tiles for pictures in shown for tiles, _ in pictures]), trunk_PS, branches)
+    pieces = [tiles for pictures in shown for tiles, _ in pictures]
+    return Tree(torch.cat(pieces) if pieces else torch.zeros(0, 3, 1, 1), trunk_PS, branches, weight)
 
 
 def branch_off(rows: Sequence[tuple[int, Row]], opening: int, tokens: int, pad_id: int) -> list[Branches]:
@@ -117,7 +122,8 @@ def measure(model: Llama4, tree: Tree) -> Measured:
     trunks = Trunks(model, opening + max(branches.part.tokens_BS.shape[1] for branches in tree.branches))
     patch_PS = tree.trunk_PS == model.config.patch_id
     x_PSD = model.decoder.embedding(tree.trunk_PS)
-    x_PSD = model.fusion(x_PSD, patch_PS, model.vision(tree.tiles.to(x_PSD.dtype)))
+    if len(tree.tiles):
+        x_PSD = model.fusion(x_PSD, patch_PS, model.vision(tree.tiles.to(x_PSD.dtype)))
     step = Step((0,) * pictures, (opening,) * pictures, opening, tree.trunk_PS.device)
     with listening(model) as heard:
         model.decoder(x_PSD, step, trunks)

@@ -10,6 +10,7 @@
     speak      it learns all tasks in sixteen languages                       RUN/speak.pt
     gather     the encoder learns to say the same of all views of an emoji    RUN/gather.pt
     rehearse   the decoder learns all tasks once more                         RUN/rehearse.pt
+    relate     the same, with more that begins at a name                      RUN/relate.pt
     export     Hugging Face's layout, bf16                                    RUN/model
 
 Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later
@@ -38,7 +39,7 @@ from llama4.train.memory import keep_freed_memory, keep_kernels
 from llama4.train.recipe import Recipe, small_config
 from llama4.train.render import Renderer, Studio
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Few, Rehearse, Speak, Words
+from llama4.train.speak import Few, Rehearse, Relate, Speak, Words
 from llama4.train.weights import draw
 
 DEFAULT_RUN = Path("runs/tiny")
@@ -64,6 +65,7 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Path | None:
         lambda: Speak(model, tokenizer, renderer, recipe),
         lambda: Gather(model, dataset, renderer, recipe),
         lambda: Rehearse(model, tokenizer, renderer, recipe),
+        lambda: Relate(model, tokenizer, renderer, recipe),
     )
     # Made one after the other: a stage begins with the weights that the one before left.
     for make in stages:

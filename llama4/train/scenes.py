@@ -54,13 +54,14 @@ def draw(
     if scene.layout == "large":
         drawn = [int(one) for one in rng.choice(len(emoji), min(trunks, len(emoji)), replace=False)]
         asked = [same_picture(words, emoji, one, names.languages(words, questions, ("en",))) for one in drawn]
-        return names.grow(stage, asked, [[tiles] for tiles in stage.renderer.large(drawn, scene.count, rng)])
+        pictures = [[tiles] for tiles in stage.renderer.large(drawn, scene.count, rng)]
+        return names.grow(stage, asked, pictures, scene.stress)
     among = first(stage, few) if scene.few else range(len(emoji))
     several = [shown(words, among, scene) for _ in range(trunks)]
     asked = [about(words, emoji, one, scene, questions) for one in several]
     pictures = [conversations[0].turns[0].pictures for conversations in asked]
     tiles = iter(stage.renderer.tiles([picture for trunk in pictures for picture in trunk], rng))
-    return names.grow(stage, asked, [[next(tiles) for _ in trunk] for trunk in pictures])
+    return names.grow(stage, asked, [[next(tiles) for _ in trunk] for trunk in pictures], scene.stress)
 
 
 def first(stage: Decoding, few: int) -> list[int]:

@@ -1,9 +1,10 @@
-"""The decoder's stages: it learns its first words, then to look, then all tasks, and those once more.
+"""The decoder's stages: it learns its first words, then to look, then all tasks, those once more, and to begin from names.
 
     words       conversations: one picture, one question in English
     few         a tree of a scene of eight emoji, in English
     speak       a tree of names (names.py), a tree of a scene (scenes.py), and a few conversations of all tasks
     rehearse    the same, behind the encoder that has gathered (gather.py)
+    relate      the same with more sides, which weigh more, and a tree of text (texts.py)
 
 A tree is one picture, or some, that many questions go on from. Names are most of what the model has to know, and what it knows
 of them goes when it is not asked for; so every step has both trees, from first to last.
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
-from llama4.train import names, scenes
+from llama4.train import names, scenes, texts
 from llama4.train.data import Batch, Batches
 from llama4.train.decoding import Decoding
 from llama4.train.objective import measure
@@ -24,7 +25,11 @@ from llama4.train.recipe import Recipe
 from llama4.train.render import Renderer
 from llama4.train.tasks import Mixture
 
-NAMES, SCENES = 4, 5  # the streams of `Speak`'s trees; its conversations have stream 3
+NAMES, SCENES, TEXTS = (
+    4,
+    5,
+    8,
+)  # the streams of the trees; the conversations of `Speak` and what comes after have stream 3
 
 
 class Words(Decoding):
@@ -76,23 +81,32 @@ class Speak(Decoding):
         self.batches = conversations(self, recipe.mixture, renderer)
 
     def gradients(self, step: int) -> Mapping[str, float]:
-        """The batch's parts, then the trees; each answer token weighs the same."""
-        batch, trees = self.batches.batch(step), self.trees(step)
-        tokens = batch.answer_tokens + sum(tree.answer_tokens for tree in trees)
+        """The batch's parts, then the trees; each answer token weighs the same, but for a tree's `weight`."""
+        number = self.before() + step
+        batch, trees = self.batches.batch(number), self.trees(number)
+        tokens = batch.answer_tokens + sum(tree.weight * tree.answer_tokens for tree in trees)
         parts = len(batch.parts) + len(trees)
         sums = learn(self, batch, tokens, parts)
         for tree in trees:
-            sums.update(self.learn(names.measure(self.model, tree), tokens, parts))
+            sums.update(self.learn(names.measure(self.model, tree), tokens, parts, tree.weight))
         self.masters.collect()
         return sums
 
-    def trees(self, step: int) -> list[names.Tree]:
-        """One of names and one of a scene."""
+    def before(self) -> int:
+        """How many batches the stages before have had, of those that this one goes on with."""
+        return 0
+
+    def trees(self, number: int) -> list[names.Tree]:
+        """Of batch `number`: one of names and one of a scene."""
         emoji = len(self.renderer.studio.dataset.emoji)
         return [
-            names.draw(self, (NAMES, step), self.recipe.pictures, always=("en",)),
-            scenes.draw(self, (SCENES, step), self.recipe.scenes, self.recipe.pool.size(step, emoji)),
+            self.named(number),
+            scenes.draw(self, (SCENES, number), self.recipe.scenes, self.recipe.pool.size(number, emoji)),
         ]
+
+    def named(self, number: int) -> names.Tree:
+        """Pictures and their names, English among them."""
+        return names.draw(self, (NAMES, number), self.recipe.pictures, always=("en",))
 
 
 class Rehearse(Speak):
@@ -101,9 +115,30 @@ class Rehearse(Speak):
     name = "rehearse"
     depends = (*Speak.depends, "speak")
 
-    def gradients(self, step: int) -> Mapping[str, float]:
-        """Batch `step` of those that come after."""
-        return super().gradients(self.recipe.speak.steps + step)
+    def before(self) -> int:
+        return self.recipe.speak.steps
+
+
+class Relate(Speak):
+    """To begin from names as well: more sides, and text; the batches that come after the last of `Rehearse`."""
+
+    name = "relate"
+    depends = (
+        *("balance_weight", "many_tiles", "mixture", "questions", "pictures"),
+        *("related_scenes", "texts", "text_mixture", "speak", "rehearse"),
+    )
+
+    def before(self) -> int:
+        return self.recipe.speak.steps + self.recipe.rehearse.steps
+
+    def trees(self, number: int) -> list[names.Tree]:
+        """One of names, one of a scene, one of text."""
+        emoji = len(self.renderer.studio.dataset.emoji)
+        return [
+            self.named(number),
+            scenes.draw(self, (SCENES, number), self.recipe.related_scenes, emoji),
+            texts.draw(self, (TEXTS, number)),
+        ]
 
 
 def conversations(stage: Decoding, mixture: Mixture, renderer: Renderer) -> Batches:
@@ -112,7 +147,7 @@ def conversations(stage: Decoding, mixture: Mixture, renderer: Renderer) -> Batc
     return Batches(renderer, stage.writer, mixture, plan.rows, plan.tokens, stage.pad_id, seed)
 
 
-def learn(stage: Decoding, batch: Batch, tokens: int, parts: int) -> Counter[str]:
+def learn(stage: Decoding, batch: Batch, tokens: float, parts: int) -> Counter[str]:
     """Add the gradients of a batch, which is part of `tokens` answer tokens in `parts` parts."""
     sums: Counter[str] = Counter()
     for part in batch.parts:

@@ -24,6 +24,7 @@ RECIPE = replace(
     speak=Plan(steps=4, rows=4, tokens=300, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=4, save_every=2),
     gather=replace(small_training.SHORT, steps=3),
     rehearse=Plan(steps=2, rows=4, tokens=300, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=2, save_every=2),
+    relate=Plan(steps=2, rows=4, tokens=300, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=2, save_every=2),
 )
 
 

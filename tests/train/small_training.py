@@ -26,7 +26,7 @@ from llama4.train.recipe import Plan, Pool, Recipe, Scene
 from llama4.train.render import Renderer, Studio
 from llama4.train.rows import Writer
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Few, Rehearse, Speak, Words
+from llama4.train.speak import Few, Rehearse, Relate, Speak, Words
 from llama4.train.tasks import Mixture
 from llama4.train.weights import draw
 
@@ -43,9 +43,11 @@ SHORT = Plan(steps=6, rows=5, tokens=400, muon_lr=0.02, adam_lr=1e-3, warmup=2, 
 RECIPE = Recipe(
     seed=7,
     **{"see": SHORT, "words": SHORT, "few": SHORT, "speak": SHORT, "gather": SHORT, "rehearse": SHORT},
-    **{"questions": 3, "pictures": 2, "many_tiles": 0.2},
+    relate=SHORT,
+    **{"questions": 3, "pictures": 2, "many_tiles": 0.2, "texts": 4},
     few_scenes=tuple(Scene(layout, 2, 1, trunks=2, english=1.0, few=True) for layout in ("row", "apart", "side")),
     scenes=tuple(Scene(layout, 2, 1, trunks=2) for layout in ("large", "row", "apart", "side")),  # what fits its chunk
+    related_scenes=(Scene("side", 2, 1, trunks=2, stress=3.0), Scene("apart", 2, 1, trunks=2)),
     pool=Pool(first=4, doubling=2),
 )
 
@@ -151,6 +153,12 @@ def rehearse_stage(recipe: Recipe = RECIPE) -> Rehearse:
     """`rehearse`, straight after `see`."""
     after = see_stage(recipe)
     return Rehearse(after.model, small_tokenizer(), after.renderer, recipe)
+
+
+def relate_stage(recipe: Recipe = RECIPE) -> Relate:
+    """`relate`, straight after `see`."""
+    after = see_stage(recipe)
+    return Relate(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def few_stage(recipe: Recipe = RECIPE) -> Few:

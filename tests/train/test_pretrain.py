@@ -76,7 +76,7 @@ def test_the_checkpoint_opens_and_answers(finished: Path) -> None:
 
 def test_the_checkpoint_is_what_the_last_step_left(finished: Path) -> None:
     """The weights of the state on disk, rounded; nothing of what is thrown away."""
-    held = torch.load(finished / "rehearse.pt", weights_only=True)
+    held = torch.load(finished / "relate.pt", weights_only=True)
     shipped = dict(llama4.load_model(finished / "model", device="cpu").named_parameters())
     seen = torch.load(finished / "gather.pt", weights_only=True)["weights"]
     weights = {f"vision.{name}": weight for name, weight in seen.items()} | held["weights"]
@@ -90,7 +90,14 @@ def test_all_stages_are_logged_and_validated_on_the_right_artist(finished: Path)
     lines = log.read(finished)
     steps = {stage: [line["step"] for line in lines if line["stage"] == stage] for stage in plot.STAGES}
     assert set(steps["see"]) == set(range(1, 31))
-    assert [set(steps[stage]) for stage in plot.STAGES[1:]] == [{1, 2, 3}, {1, 2}, {1, 2, 3, 4}, {1, 2, 3}, {1, 2}]
+    assert [set(steps[stage]) for stage in plot.STAGES[1:]] == [
+        {1, 2, 3},
+        {1, 2},
+        {1, 2, 3, 4},
+        {1, 2, 3},
+        {1, 2},
+        {1, 2},
+    ]
     validated = [line["validation"] for line in lines if "validation" in line]
     assert [set(shares) for shares in validated[:2]] == [{"blob"}, {"blob"}]
     assert {name.split()[0] for name in validated[-1]} == {"blob"} and len(validated[-1]) == 16
@@ -164,9 +171,9 @@ def test_who_is_learnt_from_and_who_is_not(
 ) -> None:
     """The held-out artist never is, though its pictures lie in the folder; the artist to validate on in the last run only."""
     stages: list[object] = []
-    monkeypatch.setattr(pretrain, "train", lambda stage, folder: stages.append(stage) or len(stages) < 6)
+    monkeypatch.setattr(pretrain, "train", lambda stage, folder: stages.append(stage) or len(stages) < 7)
     assert pretrain.main([*command(data, tmp_path), *(["--all-artists"] if all_artists else [])]) == 130
-    assert [stage.name for stage in stages] == ["see", "words", "few", "speak", "gather", "rehearse"]
+    assert [stage.name for stage in stages] == list(plot.STAGES)
     for stage in stages:
         learnt, validated = stage.renderer.studio.artists, stage.renderer.studio.validation
         assert set(learnt) == {*TRAIN_ARTISTS, *([VALIDATION_ARTIST] if all_artists else [])}
@@ -184,11 +191,11 @@ def test_a_stage_begins_with_the_weights_that_the_one_before_left(
         weight = stage.model.decoder.embedding.weight
         begun[stage.name] = float(stage.masters.weights.get("decoder.embedding.weight", weight).detach().max())
         weight.data.fill_(float(len(begun)))
-        return stage.name != "rehearse"
+        return stage.name != "relate"
 
     monkeypatch.setattr(pretrain, "train", mark)
     assert pretrain.main(command(data, tmp_path)) == 130
-    assert [begun[stage] for stage in ("words", "few", "speak", "rehearse")] == [1.0, 2.0, 3.0, 5.0]
+    assert [begun[stage] for stage in ("words", "few", "speak", "rehearse", "relate")] == [1.0, 2.0, 3.0, 5.0, 6.0]
 
 
 def test_a_tokenizer_is_trained_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

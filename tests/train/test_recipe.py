@@ -45,7 +45,7 @@ def test_the_share_of_steps_over_which_it_falls() -> None:
 
 
 def test_all_plans_warm_up_before_they_fall() -> None:
-    for name in ("see", "words", "few", "speak", "gather", "rehearse"):
+    for name in ("see", "words", "few", "speak", "gather", "rehearse", "relate"):
         plan = getattr(Recipe(), name)
         assert plan.warmup < plan.steps * (1 - plan.decay) and max(map(plan.rate, range(plan.steps))) == 1.0
 
@@ -85,7 +85,7 @@ def test_few_emoji_come_before_all_and_all_come_before_the_end() -> None:
     assert recipe.pool.size(recipe.speak.steps // 2, 1585) == 1585
 
 
-@pytest.mark.parametrize("plan", ["see", "words", "few", "speak", "gather", "rehearse"])
+@pytest.mark.parametrize("plan", ["see", "words", "few", "speak", "gather", "rehearse", "relate"])
 def test_a_stages_numbers_are_its_plan_and_what_it_is_drawn_from(plan: str) -> None:
     recipe = Recipe()
     numbers = recipe.numbers(plan, "smoothing")

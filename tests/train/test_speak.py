@@ -22,7 +22,7 @@ from llama4.train.objective import measure
 from llama4.train.pictures import plain
 from llama4.train.recipe import Recipe, Scene
 from llama4.train.render import Renderer
-from llama4.train.speak import Few, Rehearse, Speak, Words
+from llama4.train.speak import Few, Rehearse, Relate, Speak, Words
 from llama4.train.tasks import TASKS, Mixture, naming_question
 from llama4.train.weights import optimisers
 
@@ -96,7 +96,25 @@ def test_rehearsing_goes_on_with_the_batches_that_come_after_the_last() -> None:
     assert all(torch.equal(gradient, before[name]) for name, gradient in gradients_of(again).items())
 
 
-Stage = Words | Few | Speak
+def test_relating_goes_on_behind_both_and_some_answers_weigh_more() -> None:
+    """Of batch 13 behind two stages of six: a side's tokens three times, in the sum and in what it is divided by."""
+    recipe = replace(RECIPE, related_scenes=RECIPE.related_scenes[:1], balance_weight=0.0)
+    stage, plain = (fp32_stage(recipe, Relate) for _ in range(2))
+    stage.gradients(1)
+    batch, trees = plain.batches.batch(13), plain.trees(13)
+    assert [tree.weight for tree in trees] == [1.0, 3.0, 1.0]
+    parts = [measure(plain.model, part, batch.tiles[part.tiles]) for part in batch.parts]
+    told = [names.measure(plain.model, tree) for tree in trees]
+    answers = sum(part.answers for part in parts) + told[0].answers + 3 * told[1].answers + told[2].answers
+    weighed = (
+        sum(part.answer_tokens for part in parts) + sum(one.answer_tokens for one in told) + 2 * told[1].answer_tokens
+    )
+    (answers / weighed).backward()
+    plain.masters.collect()
+    assert_near(gradients_of(stage), gradients_of(plain))
+
+
+Stage = Words | Few | Speak | Relate
 
 
 def fp32_stage(recipe: Recipe, kind: type[Stage] = Words) -> Stage:
