@@ -25,11 +25,7 @@ from llama4.train.recipe import Recipe
 from llama4.train.render import Renderer
 from llama4.train.tasks import Mixture
 
-NAMES, SCENES, TEXTS = (
-    4,
-    5,
-    8,
-)  # the streams of the trees; the conversations of `Speak` and what comes after have stream 3
+NAMES, SCENES, TEXTS = 4, 5, 8  # the streams of the trees; the conversations beside them have `Speak`'s own
 
 
 class Words(Decoding):
