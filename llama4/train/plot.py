@@ -21,13 +21,12 @@ from llama4.errors import InputError
 from llama4.evaluation.figure import require, save
 from llama4.evaluation.report import BUSIEST
 from llama4.train import log
+from llama4.train.recipe import STAGES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# In the order in which they run; a log need not have all.
-STAGES = ("see", "words", "few", "speak", "gather", "rehearse", "relate")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito
 DASHES = ("-", "--", "-.", ":")
 SIZE, DPI = (10.0, 6.8), 150  # inches; 1500 px wide, and still read at the 830 px of a GitHub page

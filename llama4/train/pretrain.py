@@ -1,7 +1,7 @@
 """Train the small model, from data to checkpoint:
 
     python -m llama4.train.emoji                       data/emoji     (a minute, and a network)
-    python -m llama4.train.pretrain                    runs/tiny      (three hours and a half on two CPU cores)
+    python -m llama4.train.pretrain                    runs/tiny      (four hours and three quarters on two CPU cores)
 
     tokenizer  byte pairs of the names, keywords and questions                RUN/tokenizer.model
     see        the vision encoder learns which emoji a tile shows             RUN/see.pt
@@ -13,6 +13,7 @@
     relate     the same, with more that begins at a name                      RUN/relate.pt
     export     Hugging Face's layout, bf16                                    RUN/model
 
+`--until speak` exports what the fourth stage leaves, after half the time; without it the same command goes on from there.
 Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later
 with the same weights, as long as torch is the same, on the same kind of processor, with as many threads.
 """
@@ -36,7 +37,7 @@ from llama4.train.emoji.dataset import DEFAULT_FOLDER, TRAIN_ARTISTS, VALIDATION
 from llama4.train.gather import Gather
 from llama4.train.loop import Stage, train
 from llama4.train.memory import keep_freed_memory, keep_kernels
-from llama4.train.recipe import Recipe, small_config
+from llama4.train.recipe import STAGES, Recipe, small_config
 from llama4.train.render import Renderer, Studio
 from llama4.train.see import See, WhichEmoji
 from llama4.train.speak import Few, Rehearse, Relate, Speak, Words
@@ -45,8 +46,8 @@ from llama4.train.weights import draw
 DEFAULT_RUN = Path("runs/tiny")
 
 
-def run(recipe: Recipe, data: Path, folder: Path) -> Path | None:
-    """Train as the recipe says; returns the folder of the finished checkpoint, None when stopped before its end."""
+def run(recipe: Recipe, data: Path, folder: Path, until: str = STAGES[-1]) -> Path | None:
+    """Train as the recipe says, up to the end of stage `until`; returns the checkpoint's folder, None when stopped before."""
     dataset = open_dataset(data, need=(*TRAIN_ARTISTS, VALIDATION_ARTIST))
     tokenizer = make_tokenizer(data, folder / "tokenizer.model")
     model = Llama4(small_config(tokenizer))
@@ -68,9 +69,11 @@ def run(recipe: Recipe, data: Path, folder: Path) -> Path | None:
         lambda: Relate(model, tokenizer, renderer, recipe),
     )
     # Made one after the other: a stage begins with the weights that the one before left.
-    for make in stages:
+    for name, make in zip(STAGES, stages, strict=True):
         if not train(make(), folder):
             return None
+        if name == until:
+            break
     return export(model, tokenizer, folder / "model")
 
 
@@ -94,6 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="what llama4.train.emoji built")
     parser.add_argument("--into", type=Path, default=DEFAULT_RUN, help="the run's folder")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (as many as torch chooses)")
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run (relate)")
     parser.add_argument("--all-artists", action="store_true", help="learn from the validation artist too: the last run")
     chosen = parser.parse_args(arguments)
     keep_freed_memory()
@@ -102,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(chosen.threads)
     try:
         recipe = replace(Recipe(), all_artists=chosen.all_artists)
-        finished = run(recipe, chosen.data, chosen.into)
+        finished = run(recipe, chosen.data, chosen.into, chosen.until)
     except InputError as error:
         print(f"pretrain: {error}", file=sys.stderr)
         return 2

@@ -27,6 +27,8 @@ from llama4.tokenizer import Tokenizer
 from llama4.train.pictures import Augmentation
 from llama4.train.tasks import Mixture, only
 
+STAGES = ("see", "words", "few", "speak", "gather", "rehearse", "relate")  # in the order in which they run
+
 
 @dataclass(frozen=True)
 class Plan:

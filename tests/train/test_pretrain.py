@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 
 import llama4
 from llama4.errors import InputError
-from llama4.train import log, plot, pretrain
+from llama4.train import log, pretrain
 from llama4.train.emoji.dataset import HELD_OUT_ARTIST, TRAIN_ARTISTS, VALIDATION_ARTIST
+from llama4.train.recipe import STAGES
 from llama4.train.tokenizer import RANKS
 
 BUILT = (*TRAIN_ARTISTS, HELD_OUT_ARTIST, VALIDATION_ARTIST)
@@ -88,9 +89,9 @@ def test_the_checkpoint_is_what_the_last_step_left(finished: Path) -> None:
 
 def test_all_stages_are_logged_and_validated_on_the_right_artist(finished: Path) -> None:
     lines = log.read(finished)
-    steps = {stage: [line["step"] for line in lines if line["stage"] == stage] for stage in plot.STAGES}
+    steps = {stage: [line["step"] for line in lines if line["stage"] == stage] for stage in STAGES}
     assert set(steps["see"]) == set(range(1, 31))
-    assert [set(steps[stage]) for stage in plot.STAGES[1:]] == [
+    assert [set(steps[stage]) for stage in STAGES[1:]] == [
         {1, 2, 3},
         {1, 2},
         {1, 2, 3, 4},
@@ -165,6 +166,29 @@ def test_ctrl_c_before_the_first_step_is_no_traceback(
     assert "The same command goes on" in capsys.readouterr().err
 
 
+def test_a_run_may_end_behind_an_earlier_stage_and_goes_on_from_there(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checkpoint is that stage's; the stages behind it are not begun until the command asks for them."""
+    begun: list[str] = []
+
+    def mark(stage: Any, folder: Path) -> bool:
+        begun.append(stage.name)
+        with torch.no_grad():
+            stage.model.decoder.embedding.weight.fill_(float(len(begun)))
+        return True
+
+    monkeypatch.setattr(pretrain, "train", mark)
+    assert pretrain.main([*command(data, tmp_path), "--until", "speak"]) == 0
+    assert begun == ["see", "words", "few", "speak"] and str(tmp_path / "model") in capsys.readouterr().out
+    assert float(llama4.load_model(tmp_path / "model", device="cpu").decoder.embedding.weight.detach().max()) == 4.0
+    begun.clear()
+    assert pretrain.main(command(data, tmp_path)) == 0
+    assert begun == list(STAGES)
+    with pytest.raises(SystemExit):
+        pretrain.main([*command(data, tmp_path), "--until", "sleep"])
+
+
 @pytest.mark.parametrize("all_artists", [False, True])
 def test_who_is_learnt_from_and_who_is_not(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_artists: bool
@@ -173,7 +197,7 @@ def test_who_is_learnt_from_and_who_is_not(
     stages: list[object] = []
     monkeypatch.setattr(pretrain, "train", lambda stage, folder: stages.append(stage) or len(stages) < 7)
     assert pretrain.main([*command(data, tmp_path), *(["--all-artists"] if all_artists else [])]) == 130
-    assert [stage.name for stage in stages] == list(plot.STAGES)
+    assert [stage.name for stage in stages] == list(STAGES)
     for stage in stages:
         learnt, validated = stage.renderer.studio.artists, stage.renderer.studio.validation
         assert set(learnt) == {*TRAIN_ARTISTS, *([VALIDATION_ARTIST] if all_artists else [])}
