@@ -169,7 +169,7 @@ for plan, stage in (
     schedule[f"{stage}: {plan.steps:,} steps"] = (range(begin, begin + plan.steps), rates)
     begin += plan.steps
     assert max(rates) <= plan.muon_lr and rates[0] < rates[plan.warmup] and rates[-1] < 0.02 * plan.muon_lr
-whole, axes = figure(8, 2.2)
+whole, axes = figure(8, 3.2)
 lines(axes, schedule, "learning rate of the matrices", "steps of the recipe, one stage after the other")
 show(whole, "Seven trapezoids: each stage's learning rate rises quickly, stays, and falls to nearly nothing.")
 
