@@ -22,7 +22,7 @@ def write_dataset(folder: Path, artists: Sequence[str] = ("twemoji", "noto")) ->
     entries = [
         {
             "code": f"{ord(table[f'{name}.png']['emoji'][0]):x}",
-            "category": "Objects",
+            "category": "Food & Drink" if name in ("red-apple", "pizza") else "Objects",
             "subcategory": "thing",
             "keywords": {},
         }

@@ -79,7 +79,7 @@ def evaluate(llm: LLM, dataset: Dataset, settings: Settings) -> tuple[list[dict]
 
 
 def questions_of(suite: str, drawn: Drawings, dataset: Dataset, limit: int | None) -> Asked:
-    """The questions of a suite; none is drawn yet. Raises InputError where the data lacks the artists that it is about."""
+    """The questions of a suite; none is drawn yet. Raises InputError where the data lacks what it is about."""
     every = len(suites.chosen_positions(drawn, limit))
     count = scenes.COUNT if limit is None else min(limit, scenes.COUNT)
     if suite in ("names", "experts"):
@@ -99,6 +99,8 @@ def questions_of(suite: str, drawn: Drawings, dataset: Dataset, limit: int | Non
         return Asked(iter(questions), len(questions))
     if suite == "swap":
         return Asked(swapping.swaps(drawn, count), 2 * count)
+    if suite == "keywords":
+        scenes.with_keywords(drawn)
     return Asked(scenes.scenes(SCENES[suite], drawn, count), count)
 
 

@@ -101,14 +101,19 @@ def translation(drawn: Drawings, generator: random.Random, number: int) -> Quest
 
 
 def keywords_of(drawn: Drawings, generator: random.Random, number: int) -> Question:
-    """Of an emoji that has three in English. Raises InputError where none has."""
-    asked_for = [one for one in (drawn.shown(position) for position in range(len(drawn))) if len(others(one)) >= THREE]
-    if not asked_for:
-        raise InputError(f"No emoji in the data has {THREE} keywords besides its name: build the data again.")
-    one = generator.choice(asked_for)
+    """Of an emoji that has three in English."""
+    one = generator.choice(with_keywords(drawn))
     expected = ", ".join(others(one)[:THREE])
     right = partial(some_of, words=others(one), count=THREE)
     return asked("three keywords, no picture", [], KEYWORDS.format(name=one.names["en"]), expected, right=right)
+
+
+def with_keywords(drawn: Drawings) -> list[Emoji]:
+    """Those that keywords are asked of. Raises InputError where there are none."""
+    found = [one for one in (drawn.shown(position) for position in range(len(drawn))) if len(others(one)) >= THREE]
+    if not found:
+        raise InputError(f"No emoji in the data has {THREE} keywords besides its name: build the data again.")
+    return found
 
 
 def others(one: Emoji) -> list[str]:
@@ -117,7 +122,7 @@ def others(one: Emoji) -> list[str]:
 
 
 def category_of(drawn: Drawings, generator: random.Random, number: int) -> Question:
-    """In English; a guess at the largest is right as often as it is large."""
+    """In English; a guess at the largest is right as often as that is large."""
     [position] = drawn.sample(generator, 1)
     text = CATEGORY.format(name=drawn.name(position))
     return asked("category, no picture", [], text, PROMPTS["en"].categories[drawn.shown(position).category])

@@ -27,8 +27,9 @@ def listed(answer: str, names: Sequence[str]) -> bool:
 
 def some_of(answer: str, words: Sequence[str], count: int) -> bool:
     """So many different ones of `words`, in any order, with nothing but separators between them."""
-    parts = re.split(BETWEEN, answer.strip().removesuffix("."))
-    return len(parts) == len(set(parts)) == count and set(parts) <= set(words)
+    said = answer.strip()
+    lists = (re.split(BETWEEN, text) for text in (said, said.removesuffix(".")))  # "..." is a keyword
+    return any(len(parts) == len(set(parts)) == count and set(parts) <= set(words) for parts in lists)
 
 
 def chosen(answer: str, words: Sequence[str]) -> str | None:

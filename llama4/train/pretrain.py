@@ -13,7 +13,8 @@
     relate     the same, with more that begins at a name                      RUN/relate.pt
     export     Hugging Face's layout, bf16                                    RUN/model
 
-`--until speak` exports what the fourth stage leaves, after half the time; without it the same command goes on from there.
+`--until speak` exports what the fourth stage leaves, after half the time, to RUN/model-speak; without it the same command goes on
+from there.
 Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later
 with the same weights, as long as torch is the same, on the same kind of processor, with as many threads.
 """
@@ -47,7 +48,10 @@ DEFAULT_RUN = Path("runs/tiny")
 
 
 def run(recipe: Recipe, data: Path, folder: Path, until: str = STAGES[-1]) -> Path | None:
-    """Train as the recipe says, up to the end of stage `until`; returns the checkpoint's folder, None when stopped before."""
+    """Train as the recipe says, up to the end of stage `until`; returns the checkpoint's folder, None when stopped before.
+
+    It is `model`, or `model-speak` where `until` is `speak`: what an earlier stage leaves does not replace what the last one did.
+    """
     dataset = open_dataset(data, need=(*TRAIN_ARTISTS, VALIDATION_ARTIST))
     tokenizer = make_tokenizer(data, folder / "tokenizer.model")
     model = Llama4(small_config(tokenizer))
@@ -74,7 +78,7 @@ def run(recipe: Recipe, data: Path, folder: Path, until: str = STAGES[-1]) -> Pa
             return None
         if name == until:
             break
-    return export(model, tokenizer, folder / "model")
+    return export(model, tokenizer, folder / ("model" if until == STAGES[-1] else f"model-{until}"))
 
 
 def make_tokenizer(data: Path, path: Path) -> Tokenizer:
@@ -97,7 +101,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER, help="what llama4.train.emoji built")
     parser.add_argument("--into", type=Path, default=DEFAULT_RUN, help="the run's folder")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (as many as torch chooses)")
-    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run (relate)")
+    parser.add_argument(
+        "--until",
+        choices=STAGES,
+        default=STAGES[-1],
+        help="the last stage to run, exported to INTO/model-STAGE (relate, to INTO/model)",
+    )
     parser.add_argument("--all-artists", action="store_true", help="learn from the validation artist too: the last run")
     chosen = parser.parse_args(arguments)
     keep_freed_memory()

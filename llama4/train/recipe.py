@@ -131,8 +131,8 @@ SCENES = (
 )
 
 # After 8600 steps sides of a trained artist were right 72 times in a hundred, and a name without its picture was never
-# translated: both begin at a name, which until then is nearly always the end. A question about sides has one word to say, and a
-# step has some 1800 tokens; four conversations hold one question without a picture.
+# translated: both begin at a name, and nearly all else ends with one. A question about sides has one word to say, and a step has
+# some 1800 tokens; four conversations hold one translation.
 RELATED_SCENES = (
     *(Scene("large", 2, 3), Scene("large", 3, 3), Scene("large", 4, 3)),
     *(Scene("row", 2, 1), Scene("row", 3, 5), Scene("row", 4, 0.5), Scene("column", 2, 0.5), Scene("column", 3, 1)),

@@ -112,6 +112,7 @@ class Rehearse(Speak):
     depends = (*Speak.depends, "speak")
 
     def before(self) -> int:
+        """Those of `Speak`."""
         return self.recipe.speak.steps
 
 
@@ -125,6 +126,7 @@ class Relate(Speak):
     )
 
     def before(self) -> int:
+        """Those of `Speak` and of `Rehearse`."""
         return self.recipe.speak.steps + self.recipe.rehearse.steps
 
     def trees(self, number: int) -> list[names.Tree]:

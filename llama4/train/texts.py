@@ -5,7 +5,7 @@
                Give three keywords for "fox".<|eot|> …
 
 A name that is read has to lead to where the picture leads, and the way on from there, to the names in other languages, is known
-by then. Four conversations a step held one such question; a tree holds some dozens at 30 tokens each.
+by then. The four conversations of a step hold one translation; a tree holds forty, at 30 tokens each.
 """
 
 from __future__ import annotations
