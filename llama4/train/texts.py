@@ -2,7 +2,7 @@
 
     trunk      <|begin_of_text|> user:
     branches   What is "dog" in French?<|eot|> assistant: chien<|eot|>
-               Give three keywords for "fox".<|eot|> …
+               Give three keywords for fox.<|eot|> …
 
 A name that is read has to lead to where the picture leads, and the way on from there, to the names in other languages, is known
 by then. The four conversations of a step hold one translation; a tree holds forty, at 30 tokens each.
