@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 12 · Training
 #
-# *How the small model came to know its names: drawings that never look the same twice, seven stages, trees of questions,
+# *How the small model came to know its names: drawings that never look the same twice, eight stages, trees of questions,
 # two optimisers, and an artist kept out of sight. With a live run, from nothing, in seconds.*
 #
 # A model of a few million parameters trains on two CPU cores in hours, if nothing is wasted. This chapter takes the recipe
@@ -137,7 +137,7 @@ print(f"{len(row.ids)} tokens, {row.ids.count(llm.config.patch_id)} of them the 
 assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 
 # %% [markdown]
-# ## Seven stages
+# ## Eight stages
 #
 # One could begin with such rows. But to name a banana in Thai the encoder must see and the decoder must spell, and while
 # neither can, little of the gradient that reaches the encoder is about what the tile shows. A view of its own is also far
@@ -150,6 +150,7 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # 5. `gather`: the encoder once more. It learns to say the *same* of all views of an emoji.
 # 6. `rehearse`: the decoder once more, all tasks, behind the encoder as it now is.
 # 7. `relate`: the same, with more that begins at a name: on which side it is, what it is in another language.
+# 8. `together`: all tasks, and now the encoder learns along, at half the rate.
 #
 # The third takes two minutes and was found late. To answer "on which side is the fox?" the decoder must look from a name at the
 # picture that has this name, and while it knows neither the names nor how to look, nothing tells it which of the two it lacks. An
@@ -162,16 +163,14 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 
 # %%
 begin, schedule = 0, {}
-for plan, stage in (
-    (getattr(numbers, stage), stage) for stage in ("see", "words", "few", "speak", "gather", "rehearse", "relate")
-):
+for plan, stage in ((getattr(numbers, stage), stage) for stage in recipe.STAGES):
     rates = [plan.muon_lr * plan.rate(step) for step in range(plan.steps)]
     schedule[f"{stage}: {plan.steps:,} steps"] = (range(begin, begin + plan.steps), rates)
     begin += plan.steps
     assert max(rates) <= plan.muon_lr and rates[0] < rates[plan.warmup] and rates[-1] < 0.02 * plan.muon_lr
 whole, axes = figure(8, 3.2)
 lines(axes, schedule, "learning rate of the matrices", "steps of the recipe, one stage after the other")
-show(whole, "Seven trapezoids: each stage's learning rate rises quickly, stays, and falls to nearly nothing.")
+show(whole, "Eight trapezoids: each stage's learning rate rises quickly, stays, and falls to nearly nothing.")
 
 # %% [markdown]
 # ## Live: a toy that sees
@@ -639,7 +638,7 @@ assert objective.balance_of([50 * torch.eye(8)[[2, 6] * 4]], every) == (4.0, [4.
 # ## Source
 #
 # - [`recipe.Recipe`](../llama4/train/recipe.py#L145): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L50):
-#   its seven stages.
+#   its eight stages.
 # - [`pictures.views`](../llama4/train/pictures.py#L53): augmentation.
 # - [`optimiser.Muon`](../llama4/train/optimiser.py#L40) and [`weights.Masters`](../llama4/train/weights.py#L22).
 # - [`names.measure`](../llama4/train/names.py#L119) and [`scenes.draw`](../llama4/train/scenes.py#L38): trees.

@@ -38,6 +38,7 @@ from llama4.evaluation.wordings import (
 from llama4.train.emoji.dataset import LANGUAGES, Emoji
 from llama4.train.prompts import PROMPTS
 from llama4.train.tasks import KEYWORDS as THREE
+from llama4.train.tasks import category_in
 
 COUNT = 400
 Scene = Callable[[Drawings, random.Random, int], Question]
@@ -125,7 +126,7 @@ def category_of(drawn: Drawings, generator: random.Random, number: int) -> Quest
     """In English; a guess at the largest is right as often as that is large."""
     [position] = drawn.sample(generator, 1)
     text = CATEGORY.format(name=drawn.name(position))
-    return asked("category, no picture", [], text, PROMPTS["en"].categories[drawn.shown(position).category])
+    return asked("category, no picture", [], text, category_in("en", drawn.shown(position)))
 
 
 def absent() -> Iterator[Question]:

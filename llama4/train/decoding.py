@@ -4,7 +4,8 @@
 
 The vision encoder stays as `see` or `gather` left it; the projection into the decoder and the decoder learn. A view costs
 here a third of what it would with gradients through the encoder, and teaches the encoder six times less for its cost than it
-did in `see`. With the learning rate that a new decoder needs, an encoder that learnt along lost a quarter of what it had.
+did in `see`. With the learning rate that a new decoder needs, an encoder that learnt along lost a quarter of what it had. Only in
+`together`, at the end and at a fraction of the rate, it learns along.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Decoding:
         self.plan: Plan = getattr(recipe, self.name)
         self.numbers = recipe.numbers(self.name, *self.depends)
         self.extra = nn.Module()
-        model.vision.requires_grad_(False)
+        model.vision.requires_grad_(self.plan.encoder > 0)
         self.masters = Masters(model)
         self.writer = Writer(tokenizer, model.config.vision.tokens_per_tile)
         self.pad_id = tokenizer.pad_id

@@ -11,6 +11,7 @@
     gather     the encoder learns to say the same of all views of an emoji    RUN/gather.pt
     rehearse   the decoder learns all tasks once more                         RUN/rehearse.pt
     relate     the same, with more that begins at a name                      RUN/relate.pt
+    together   the same, and the encoder learns along                         RUN/together.pt
     export     Hugging Face's layout, bf16                                    RUN/model
 
 `--until speak` exports what the fourth stage leaves, after half the time, to RUN/model-speak; without it the same command goes on
@@ -41,7 +42,7 @@ from llama4.train.memory import keep_freed_memory, keep_kernels
 from llama4.train.recipe import STAGES, Recipe, small_config
 from llama4.train.render import Renderer, Studio
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Few, Rehearse, Relate, Speak, Words
+from llama4.train.speak import Few, Rehearse, Relate, Speak, Together, Words
 from llama4.train.weights import draw
 
 DEFAULT_RUN = Path("runs/tiny")
@@ -71,6 +72,7 @@ def run(recipe: Recipe, data: Path, folder: Path, until: str = STAGES[-1]) -> Pa
         lambda: Gather(model, dataset, renderer, recipe),
         lambda: Rehearse(model, tokenizer, renderer, recipe),
         lambda: Relate(model, tokenizer, renderer, recipe),
+        lambda: Together(model, tokenizer, renderer, recipe),
     )
     # Made one after the other: a stage begins with the weights that the one before left.
     for name, make in zip(STAGES, stages, strict=True):
@@ -105,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--until",
         choices=STAGES,
         default=STAGES[-1],
-        help="the last stage to run, exported to INTO/model-STAGE (relate, to INTO/model)",
+        help="the last stage to run, exported to INTO/model-STAGE (together, to INTO/model)",
     )
     parser.add_argument("--all-artists", action="store_true", help="learn from the validation artist too: the last run")
     chosen = parser.parse_args(arguments)

@@ -30,6 +30,7 @@ from llama4.train.tasks import (
     ask_same,
     ask_side,
     ask_which,
+    draw_another,
     draw_language,
     same_picture,
 )
@@ -38,18 +39,15 @@ from llama4.train.tasks import (
 def draw(
     stage: Decoding, number: tuple[int, int], kinds: Sequence[Scene], few: int, trunks: int | None = None
 ) -> names.Tree:
-    """Tree `number` (stream and step) of one of the `kinds`: its trunks, or so many, each asked the recipe's `questions`.
+    """Tree `number` (stream and step) of one of the `kinds`: its trunks, or so many, each asked its `questions` or the recipe's.
 
     few: emoji that a scene of few draws from.
     """
     rng = np.random.default_rng((stage.recipe.seed, *number))
     weights = np.array([scene.weight for scene in kinds])
     scene = kinds[int(rng.choice(len(weights), p=weights / weights.sum()))]
-    words, emoji, questions = (
-        Random(int(rng.integers(1 << 62))),
-        stage.renderer.studio.dataset.emoji,
-        stage.recipe.questions,
-    )
+    words, emoji = Random(int(rng.integers(1 << 62))), stage.renderer.studio.dataset.emoji
+    questions = scene.questions or stage.recipe.questions
     trunks = scene.trunks if trunks is None else trunks
     if scene.layout == "large":
         drawn = [int(one) for one in rng.choice(len(emoji), min(trunks, len(emoji)), replace=False)]
@@ -57,7 +55,7 @@ def draw(
         pictures = [[tiles] for tiles in stage.renderer.large(drawn, scene.count, rng)]
         return names.grow(stage, asked, pictures, scene.stress)
     among = first(stage, few) if scene.few else range(len(emoji))
-    several = [shown(words, among, scene) for _ in range(trunks)]
+    several = [shown(words, emoji, among, scene) for _ in range(trunks)]
     asked = [about(words, emoji, one, scene, questions) for one in several]
     pictures = [conversations[0].turns[0].pictures for conversations in asked]
     tiles = iter(stage.renderer.tiles([picture for trunk in pictures for picture in trunk], rng))
@@ -70,8 +68,11 @@ def first(stage: Decoding, few: int) -> list[int]:
     return order[:few].tolist()
 
 
-def shown(rng: Random, among: Sequence[int], scene: Scene) -> list[int]:
-    """Different emoji; of two pictures apart, every fourth time the same twice."""
+def shown(rng: Random, emoji: Sequence[Emoji], among: Sequence[int], scene: Scene) -> list[int]:
+    """Different emoji; of two pictures apart, every fourth time the same twice, and every other where that is asked."""
+    if scene.layout == "same":
+        one = rng.choice(among)
+        return [one, one if rng.random() < 0.5 else draw_another(rng, emoji, one)]
     if scene.layout == "apart" and scene.count == 2 and rng.random() < 0.25:
         return [rng.choice(among)] * 2
     return rng.sample(among, scene.count)
@@ -81,7 +82,7 @@ def about(
     rng: Random, emoji: Sequence[Emoji], drawn: Sequence[int], scene: Scene, questions: int
 ) -> list[Conversation]:
     """So many questions about one scene, each in a language of its own choice and each behind the scene's pictures."""
-    if scene.layout in ("apart", "side"):
+    if scene.layout in ("apart", "side", "same"):
         pictures = tuple(Picture((one,), frame=True) for one in drawn)
     else:
         pictures = (Picture(tuple(drawn), scene.layout),)
@@ -102,6 +103,8 @@ def question(rng: Random, emoji: Sequence[Emoji], language: str, drawn: Sequence
     two, apart = len(drawn) == 2, layout == "apart"
     if layout == "side":
         kinds = ("side", "side", "side", "which")
+    elif layout == "same":
+        kinds = ("same",)
     elif two and drawn[0] == drawn[1]:
         kinds = ("same", "same", "left", "right")
     elif two and apart:

@@ -126,6 +126,16 @@ def draw_language(rng: Random, english: float) -> str:
     return "en" if rng.random() < english else rng.choice(OTHERS)
 
 
+def draw_another(rng: Random, emoji: Sequence[Emoji], first: int) -> int:
+    """Another emoji: half the time of the same subcategory, where there is one."""
+    if rng.random() < 0.5:
+        here = emoji[first].subcategory
+        near = [number for number, one in enumerate(emoji) if one.subcategory == here and number != first]
+        if near:
+            return rng.choice(near)
+    return (first + rng.randrange(1, len(emoji))) % len(emoji)
+
+
 def messages(conversation: Conversation) -> list[dict[str, Any]]:
     """The conversation as `chat.encode` takes it; the image parts carry no picture yet (`fill_images`)."""
     written: list[dict[str, Any]] = []
@@ -193,7 +203,7 @@ def same_different(rng: Random, emoji: Sequence[Emoji], language: str, mixture: 
     """Two pictures of one emoji or of two, which half the time are of one subcategory; sometimes one is named as well."""
     first = rng.randrange(len(emoji))
     same = rng.random() < 0.5
-    two = (first, first if same else _another(rng, emoji, first))
+    two = (first, first if same else draw_another(rng, emoji, first))
     turns = [ask_same(rng, language, two)]
     if rng.random() < 0.3:
         turns.append(ask_nth(rng, emoji, language, two))
@@ -255,7 +265,7 @@ def category(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixtur
     """Which of Unicode's ten categories an emoji belongs to, in the question's language."""
     one = rng.choice(emoji)
     question = ask(rng, language, "category", name=one.names[language])
-    return Conversation("category", language, (Turn(question, PROMPTS[language].categories[one.category]),))
+    return Conversation("category", language, (Turn(question, category_in(language, one)),))
 
 
 def no_picture(rng: Random, emoji: Sequence[Emoji], language: str, mixture: Mixture) -> Conversation:
@@ -322,6 +332,14 @@ def first_keywords(one: Emoji, language: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def category_in(language: str, one: Emoji) -> str:
+    """What a language calls an emoji's category. Raises InputError where Unicode has no such category."""
+    categories = PROMPTS[language].categories
+    if one.category not in categories:
+        raise InputError(f'{one.emoji} is of the category "{one.category}", which Unicode lacks: build the data again.')
+    return categories[one.category]
+
+
 Task = Callable[[Random, Sequence[Emoji], str, Mixture], Conversation]
 TASKS: dict[str, Task] = {
     task.__name__: task
@@ -349,16 +367,6 @@ def _ask_name(rng: Random, code: str, later: bool) -> str:
 def _languages(asking: str, wanted: Sequence[str]) -> str:
     """The wanted languages as the asking one lists them: "German, Hindi"."""
     return SEPARATOR.join(PROMPTS[asking].languages[code] for code in wanted)
-
-
-def _another(rng: Random, emoji: Sequence[Emoji], first: int) -> int:
-    """Another emoji: half the time of the same subcategory, where there is one."""
-    if rng.random() < 0.5:
-        here = emoji[first].subcategory
-        near = [number for number, one in enumerate(emoji) if one.subcategory == here and number != first]
-        if near:
-            return rng.choice(near)
-    return (first + rng.randrange(1, len(emoji))) % len(emoji)
 
 
 def _several(rng: Random, emoji: Sequence[Emoji], mixture: Mixture) -> tuple[int, ...]:

@@ -18,6 +18,8 @@ from llama4.model import Llama4, initialise
 from llama4.train.optimiser import Muon
 from llama4.train.recipe import Plan
 
+ENCODER = "vision."  # how its weights' names begin in the whole model
+
 
 class Masters:
     """The fp32 copies of a bf16 model's parameters, by name: of those that learn."""
@@ -46,12 +48,17 @@ class Masters:
 
 
 def optimisers(masters: Masters, extra: Iterable[nn.Parameter], plan: Plan) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for the rest and for `extra`."""
-    matrices = [weight for name, weight in masters.weights.items() if is_matrix(name, weight)]
-    chosen = {id(weight) for weight in matrices}
-    rest = [weight for weight in masters.weights.values() if id(weight) not in chosen]
-    muon = Muon(matrices, plan.muon_lr, plan.momentum, plan.weight_decay)
-    adam = torch.optim.AdamW([*rest, *extra], plan.adam_lr, betas=(0.9, 0.98), eps=1e-10, weight_decay=0.0)
+    """Muon for the matrices inside the layers, AdamW for the rest and for `extra`; the encoder at its share of their rates."""
+
+    def groups(matrices: bool, lr: float, others: Iterable[nn.Parameter] = ()) -> list[dict]:
+        """The weights that are matrices, or that are not: the encoder's apart, if it learns along."""
+        some = {name: weight for name, weight in masters.weights.items() if is_matrix(name, weight) == matrices}
+        encoder = [weight for name, weight in some.items() if name.startswith(ENCODER)]
+        rest = [*(weight for name, weight in some.items() if not name.startswith(ENCODER)), *others]
+        return [{"params": rest, "lr": lr}, *([{"params": encoder, "lr": lr * plan.encoder}] if encoder else [])]
+
+    muon = Muon(groups(True, plan.muon_lr), plan.muon_lr, plan.momentum, plan.weight_decay)
+    adam = torch.optim.AdamW(groups(False, plan.adam_lr, extra), betas=(0.9, 0.98), eps=1e-10, weight_decay=0.0)
     for optimiser in (muon, adam):
         for group in optimiser.param_groups:
             group["peak"] = group["lr"]  # what the schedule takes its share of

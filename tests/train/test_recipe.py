@@ -14,7 +14,7 @@ from llama4.config import LayerSpec
 from llama4.config_io import to_hf
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
-from llama4.train.recipe import Plan, Recipe, small_config
+from llama4.train.recipe import STAGES, Plan, Recipe, small_config
 from llama4.train.tasks import TASKS, draw
 from llama4.train.tokenizer import RANKS
 
@@ -45,7 +45,7 @@ def test_the_share_of_steps_over_which_it_falls() -> None:
 
 
 def test_all_plans_warm_up_before_they_fall() -> None:
-    for name in ("see", "words", "few", "speak", "gather", "rehearse", "relate"):
+    for name in STAGES:
         plan = getattr(Recipe(), name)
         assert plan.warmup < plan.steps * (1 - plan.decay) and max(map(plan.rate, range(plan.steps))) == 1.0
 
@@ -85,7 +85,12 @@ def test_few_emoji_come_before_all_and_all_come_before_the_end() -> None:
     assert recipe.pool.size(recipe.speak.steps // 2, 1585) == 1585
 
 
-@pytest.mark.parametrize("plan", ["see", "words", "few", "speak", "gather", "rehearse", "relate"])
+def test_the_encoder_learns_in_its_own_stages_and_along_in_the_last() -> None:
+    shares = {name: getattr(Recipe(), name).encoder for name in STAGES}
+    assert {name for name, share in shares.items() if share} == {"together"} and 0 < shares["together"] < 1
+
+
+@pytest.mark.parametrize("plan", STAGES)
 def test_a_stages_numbers_are_its_plan_and_what_it_is_drawn_from(plan: str) -> None:
     recipe = Recipe()
     numbers = recipe.numbers(plan, "smoothing")

@@ -23,7 +23,8 @@ from llama4.train.render import Renderer
 from llama4.train.speak import Few, Speak
 from llama4.train.tasks import Conversation
 
-SEVERAL = [scene for scene in Recipe().scenes if scene.layout != "large"]  # one picture, named, is test_tasks.py's
+ALL = (*Recipe().scenes, Recipe().joint_scenes[-1])
+SEVERAL = [scene for scene in ALL if scene.layout != "large"]  # one picture, named, is test_tasks.py's
 EVERY_SCENE = pytest.mark.parametrize("scene", SEVERAL, ids=lambda scene: f"{scene.layout}{scene.count}")
 
 
@@ -31,7 +32,7 @@ def asked(scene: Scene, trunks: int) -> list[list[Conversation]]:
     """So many scenes, six questions each."""
     rng = Random(5)
     among = range(len(EMOJI))
-    return [scenes.about(rng, EMOJI, scenes.shown(rng, among, scene), scene, 6) for _ in range(trunks)]
+    return [scenes.about(rng, EMOJI, scenes.shown(rng, EMOJI, among, scene), scene, 6) for _ in range(trunks)]
 
 
 def stage_of(scene: Scene) -> Speak:
@@ -69,6 +70,17 @@ def test_two_way_answers_are_balanced_and_every_question_is_asked() -> None:
     assert set(answers) == {"left", "right", "first", "second"}
     for one, other in (("left", "right"), ("first", "second")):
         assert_even(answers.count(one), answers.count(one) + answers.count(other))
+    pairs = [trunk[0].turns[0] for trunk in asked(Scene("same", 2, 1), 1500)]
+    twins = [turn.pictures[0].emoji == turn.pictures[1].emoji for turn in pairs]
+    assert_even(sum(twins), len(twins))
+    one_of = {position: one.subcategory for position, one in enumerate(EMOJI)}
+    others = [
+        [one_of[picture.emoji[0]] for picture in turn.pictures]
+        for turn in pairs
+        if turn.pictures[0] != turn.pictures[1]
+    ]
+    near = sum(first == second for first, second in others) / len(others)
+    assert 0.05 < near < 0.13  # 8 %: half of those of a dog or a cat; without them 1 %
     three = [meaning(c.turns[0].question).kind for trunk in asked(Scene("apart", 3, 1), 60) for c in trunk]
     assert set(three) == {"nth", "frames"}
     rows = [meaning(c.turns[0].question).kind for trunk in asked(Scene("row", 2, 1), 60) for c in trunk]
@@ -102,6 +114,12 @@ def test_a_large_picture_has_the_tiles_of_its_scene_and_is_asked_about_in_englis
             ids = branches.part.tokens_BS[row][branches.part.answer_BS[row]].tolist()
             said.setdefault(picture, set()).add(tokenizer.decode(ids[:-1]))
     assert len(said) == 3 and all(answers & english for answers in said.values())
+
+
+def test_a_scene_may_have_its_own_number_of_questions() -> None:
+    for questions, branches in ((None, RECIPE.questions), (1, 1), (5, 5)):
+        tree = drawn(stage_of(Scene("same", 2, 1, questions=questions)), (6, 0, 0), 2)
+        assert sum(len(one.picture_B) for one in tree.branches) == 2 * branches
 
 
 def test_a_tree_follows_from_its_number_and_scenes_come_by_their_weight() -> None:

@@ -10,7 +10,16 @@ import pytest
 import torch
 from conftest import Taught
 from PIL import Image
-from small_training import RECIPE, VISION, small_model, small_tokenizer, speak_stage, studio, words_stage
+from small_training import (
+    RECIPE,
+    VISION,
+    small_model,
+    small_tokenizer,
+    speak_stage,
+    studio,
+    together_stage,
+    words_stage,
+)
 from task_emoji import EMOJI
 
 from llama4.generate import LLM
@@ -22,7 +31,7 @@ from llama4.train.objective import measure
 from llama4.train.pictures import plain
 from llama4.train.recipe import Recipe, Scene
 from llama4.train.render import Renderer
-from llama4.train.speak import Few, Rehearse, Relate, Speak, Words
+from llama4.train.speak import Few, Rehearse, Relate, Speak, Together, Words
 from llama4.train.tasks import TASKS, Mixture, naming_question
 from llama4.train.weights import optimisers
 
@@ -114,7 +123,38 @@ def test_relating_goes_on_behind_both_and_some_answers_weigh_more() -> None:
     assert_near(gradients_of(stage), gradients_of(plain))
 
 
-Stage = Words | Few | Speak | Relate
+def test_the_encoder_learns_along_from_every_tile_and_at_its_share_of_the_rate() -> None:
+    """Gradients of the encoder too are those of separate conversations; a step of it is half as long as at the whole rate."""
+    recipe = replace(RECIPE, joint_scenes=RECIPE.joint_scenes[:1], balance_weight=0.0)
+    stage, plain = (fp32_stage(recipe, Together) for _ in range(2))
+    stage.gradients(1)
+    batch, trees = plain.batches.batch(19), plain.trees(19)  # behind three stages of six
+    assert [tree.weight for tree in trees] == [1.0, 2.0, 1.0]
+    told = [measure(plain.model, part, batch.tiles[part.tiles]) for part in batch.parts]
+    told += [measure(plain.model, *names.separate(tree, plain.pad_id)) for tree in trees]
+    weights = [1.0] * len(batch.parts) + [tree.weight for tree in trees]
+    tokens = sum(weight * one.answer_tokens for weight, one in zip(weights, told, strict=True))
+    (sum(weight * one.answers for weight, one in zip(weights, told, strict=True)) / tokens).backward()
+    plain.masters.collect()
+    ours = gradients_of(stage)
+    assert {name for name, _ in stage.model.vision.named_parameters(prefix="vision")} < set(ours)
+    assert_near(ours, gradients_of(plain))
+
+
+def test_a_step_of_the_encoder_is_its_share_of_a_step() -> None:
+    moved: list[dict[str, torch.Tensor]] = []
+    for share in (1.0, 0.5):
+        stage = together_stage(replace(RECIPE, together=replace(RECIPE.together, encoder=share, weight_decay=0.0)))
+        before = {name: weight.detach().clone() for name, weight in stage.masters.weights.items()}
+        update(stage, optimisers(stage.masters, stage.extra.parameters(), stage.plan), 0)
+        moved.append({name: weight.detach() - before[name] for name, weight in stage.masters.weights.items()})
+    for name, whole in moved[0].items():
+        share = 0.5 if name.startswith("vision.") else 1.0
+        assert whole.any() or name.endswith("k_norm.weight"), name
+        torch.testing.assert_close(moved[1][name], share * whole, rtol=1e-3, atol=1e-7)
+
+
+Stage = Words | Few | Speak | Relate | Together
 
 
 def fp32_stage(recipe: Recipe, kind: type[Stage] = Words) -> Stage:

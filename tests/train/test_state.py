@@ -18,6 +18,7 @@ from small_training import (
     relate_stage,
     see_stage,
     speak_stage,
+    together_stage,
     words_stage,
 )
 from toy_stage import PLAN, Toy
@@ -85,6 +86,7 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
         *[("rehearse", "speak", PLAN), ("rehearse", "scenes", ()), ("rehearse", "seed", 8)],
         *[("relate", "related_scenes", ()), ("relate", "texts", 3), ("relate", "text_mixture", Mixture(strip=9))],
         *[("relate", "rehearse", PLAN), ("relate", "speak", PLAN), ("relate", "seed", 8)],
+        *[("together", "joint_scenes", ()), ("together", "relate", PLAN), ("together", "texts", 3)],
         *[("gather", "pull", 1.0), ("gather", "smoothing", 0.3), ("gather", "seed", 8)],
         *[("see", "augmentation", Augmentation(turn=3.0)), ("speak", "augmentation", Augmentation(turn=3.0))],
         *[
@@ -113,7 +115,7 @@ def test_a_state_of_another_recipe_is_refused(stage: str, field: str, value: obj
     """Whatever a stage's weights depend on; what only other stages depend on may change."""
     encoder = {"see": see_stage, "gather": gather_stage}
     decoder = {"words": words_stage, "few": few_stage, "speak": speak_stage, "rehearse": rehearse_stage}
-    decoder["relate"] = relate_stage
+    decoder |= {"relate": relate_stage, "together": together_stage}
     build = (encoder | decoder)[stage]
     train(build(), tmp_path, until=1)
     with pytest.raises(InputError, match=rf"{stage}\.pt belongs to a run with other numbers \({field}\)"):

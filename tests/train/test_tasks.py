@@ -35,6 +35,7 @@ from llama4.train.tasks import (
     first_keywords,
     messages,
     naming_question,
+    only,
     same_different,
 )
 
@@ -196,6 +197,12 @@ def test_keywords_that_are_nowhere_are_one_clear_sentence() -> None:
     bare = [replace(one, keywords=dict.fromkeys(LANGUAGES, ())) for one in EMOJI]
     with pytest.raises(InputError, match="3 keywords in Thai"):
         TASKS["keywords"](Random(1), bare, "th", Mixture())
+
+
+def test_a_category_that_unicode_lacks_is_one_clear_sentence() -> None:
+    strange = replace(DATASET, emoji=tuple(replace(one, category="Robots") for one in EMOJI))
+    with pytest.raises(InputError, match='category "Robots", which Unicode lacks: build the data again'):
+        draw(Random(0), strange, only("category"))
 
 
 def test_the_mixture_says_how_often() -> None:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from small_training import RECIPE, small_model, speak_stage
+from small_training import RECIPE, small_model, speak_stage, together_stage
 from torch import nn
 
 from llama4.train.optimiser import Muon
@@ -86,6 +86,23 @@ def test_every_weight_learns_by_exactly_one_optimiser() -> None:
     assert {group["peak"] for group in adam.param_groups} == {RECIPE.speak.adam_lr}
     assert {group["weight_decay"] for group in muon.param_groups} == {RECIPE.speak.weight_decay}
     assert {group["weight_decay"] for group in adam.param_groups} == {0.0}
+
+
+def test_an_encoder_that_learns_along_has_groups_of_its_own() -> None:
+    stage = together_stage()
+    names = {id(weight): name for name, weight in stage.masters.weights.items()}
+    for optim, rate in zip(
+        optimisers(stage.masters, stage.extra.parameters(), stage.plan),
+        (stage.plan.muon_lr, stage.plan.adam_lr),
+        strict=True,
+    ):
+        rest, encoder = optim.param_groups
+        assert (rest["peak"], encoder["peak"]) == (rate, stage.plan.encoder * rate)
+        assert all(names[id(weight)].startswith("vision.") for weight in encoder["params"])
+        assert not any(names[id(weight)].startswith("vision.") for weight in rest["params"])
+        for weight in (*rest["params"], *encoder["params"]):
+            del names[id(weight)]
+    assert not names, "each by one of them"
 
 
 @pytest.mark.parametrize("prefix", ["", "vision."])
