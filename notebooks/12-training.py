@@ -159,7 +159,8 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # other tasks. Of eight emoji the names are soon known, and only the looking is left to learn.
 #
 # Within each stage the learning rate rises in a few steps, stays, and falls in a straight line. There are two optimisers, one
-# for matrices and one for the rest (below as well). The picture has the rate of the first; the other's has the same course.
+# for matrices and one for the rest (below as well). The picture has the rate of the first; the other's has the same course. In
+# `together` the encoder's rates are half of these.
 
 # %%
 begin, schedule = 0, {}
@@ -447,8 +448,8 @@ assert tree_tokens < 0.75 * apart_tokens and conversations * numbers.speak.steps
 # %% [markdown]
 # With several pictures in the trunk the saving grows, and so does what can be asked: which is left, are they the same, list
 # what you see. Every step of `speak` has a tree of names, a tree of one **scene** and a few conversations on their own, and a
-# step of `relate` a tree without pictures as well. Here is a scene of two pictures: below them some of its branches, each
-# behind the number of its trunk. The gradient is again that of separate conversations.
+# step of `relate` or `together` a tree without pictures as well. Here is a scene of two pictures: below them some of its
+# branches, each behind the number of its trunk. The gradient is again that of separate conversations.
 
 # %%
 stage.recipe = replace(stage.recipe, scenes=(recipe.Scene("apart", 2, 1.0, english=0.8),), questions=5)

@@ -37,7 +37,7 @@ from PIL import Image
 from llama4.evaluation.style import INK, OKABE_ITO, PAPER, RULE, expert_colour, ink_on, mixed
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = OKABE_ITO
-COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW)
+COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK)
 SHADE = LinearSegmentedColormap.from_list("shade", [PAPER, mixed(BLUE, 0.5), BLUE, "#00263b"])  # 0 to 1
 SIGNED = LinearSegmentedColormap.from_list("signed", [RED, PAPER, BLUE])  # below 0, 0, above 0
 KINDS = {"special": BLUE, "text": ORANGE, "picture": GREEN}  # of tokens, alike in all chapters

@@ -20,7 +20,7 @@ from llama4.evaluation.augmenting import augmented
 from llama4.evaluation.drawings import Drawings, drawings, on_white, resized, strip
 from llama4.evaluation.intervals import wilson
 from llama4.evaluation.report import rows_of
-from llama4.evaluation.running import SCENES
+from llama4.evaluation.running import SCENES, questions_of
 from llama4.evaluation.scoring import chosen, exact, listed, some_of
 from llama4.evaluation.wordings import NAMING
 from llama4.train.emoji.dataset import LANGUAGES, Dataset, open_dataset
@@ -304,6 +304,13 @@ def test_no_keywords_in_the_data_are_an_error(drawn: Drawings) -> None:
     poor = [replace(one, keywords=dict.fromkeys(one.keywords, ("a", "b", one.names["en"]))) for one in drawn.emoji]
     with pytest.raises(InputError, match="No emoji in the data has 3 keywords besides its name"):
         next(scenes.scenes(scenes.keywords_of, Drawings(tuple(poor), drawn.artist)))
+
+
+def test_a_category_that_unicode_lacks_is_an_error_before_anything_is_asked(drawn: Drawings) -> None:
+    *rest, last = drawn.emoji
+    strange = Drawings((*rest, replace(last, category="Robots")), drawn.artist)
+    with pytest.raises(InputError, match='"Robots", which Unicode lacks'):
+        questions_of("category", strange, Dataset(strange.emoji, {}), limit=1)
 
 
 def test_scenes_repeat_and_a_short_run_is_the_beginning_of_a_long_one(drawn: Drawings) -> None:

@@ -101,6 +101,8 @@ def questions_of(suite: str, drawn: Drawings, dataset: Dataset, limit: int | Non
         return Asked(swapping.swaps(drawn, count), 2 * count)
     if suite == "keywords":
         scenes.with_keywords(drawn)
+    if suite == "category":
+        scenes.with_categories(drawn)
     return Asked(scenes.scenes(SCENES[suite], drawn, count), count)
 
 

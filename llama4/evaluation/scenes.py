@@ -122,6 +122,12 @@ def others(one: Emoji) -> list[str]:
     return [word for word in one.keywords["en"] if word.casefold() != one.names["en"].casefold()]
 
 
+def with_categories(drawn: Drawings) -> None:
+    """Raises InputError where one has a category that Unicode lacks, before anything is asked."""
+    for position in range(len(drawn)):
+        category_in("en", drawn.shown(position))
+
+
 def category_of(drawn: Drawings, generator: random.Random, number: int) -> Question:
     """In English; a guess at the largest is right as often as that is large."""
     [position] = drawn.sample(generator, 1)

@@ -1,11 +1,11 @@
-"""What the stages of the decoder share: its weights learn, the encoder's rest, and an answer's tokens are what is marked.
+"""What the stages of the decoder share: its weights learn, and an answer's tokens are what is marked.
 
     loss = answers + b · balance        objective.py
 
 The vision encoder stays as `see` or `gather` left it; the projection into the decoder and the decoder learn. A view costs
 here a third of what it would with gradients through the encoder, and teaches the encoder six times less for its cost than it
 did in `see`. With the learning rate that a new decoder needs, an encoder that learnt along lost a quarter of what it had. Only in
-`together`, at the end and at a fraction of the rate, it learns along.
+the last stage, `together`, it learns along, at half of a rate that is already low.
 """
 
 from __future__ import annotations

@@ -38,9 +38,12 @@ def orthogonalise(g: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with decoupled weight decay. Parameters are matrices `[out, in]` or stacks of them `[E, in, out]`, fp32."""
+    """Muon with decoupled weight decay. Parameters (or groups of them, as torch has them) are matrices `[out, in]` or stacks of
+    them `[E, in, out]`, fp32."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter] | Iterable[dict], lr: float, momentum: float, weight_decay: float
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -11,7 +11,7 @@
     gather     the encoder learns to say the same of all views of an emoji    RUN/gather.pt
     rehearse   the decoder learns all tasks once more                         RUN/rehearse.pt
     relate     the same, with more that begins at a name                      RUN/relate.pt
-    together   the same, and the encoder learns along                         RUN/together.pt
+    together   the same and whether two are the same; the encoder too         RUN/together.pt
     export     Hugging Face's layout, bf16                                    RUN/model
 
 `--until speak` exports what the fourth stage leaves, after half the time, to RUN/model-speak; without it the same command goes on

@@ -72,7 +72,7 @@ def shown(rng: Random, emoji: Sequence[Emoji], among: Sequence[int], scene: Scen
     """Different emoji; of two pictures apart, every fourth time the same twice, and every other where that is asked."""
     if scene.layout == "same":
         one = rng.choice(among)
-        return [one, one if rng.random() < 0.5 else draw_another(rng, emoji, one)]
+        return [one, one if rng.random() < 0.5 else draw_another(rng, emoji, among, one)]
     if scene.layout == "apart" and scene.count == 2 and rng.random() < 0.25:
         return [rng.choice(among)] * 2
     return rng.sample(among, scene.count)
@@ -97,8 +97,8 @@ def about(
 def question(rng: Random, emoji: Sequence[Emoji], language: str, drawn: Sequence[int], layout: str) -> Turn:
     """One of the questions that the scene allows.
 
-    Two pictures are asked whether they are the same half the time where they are, a sixth of the time where they are not, which
-    is three scenes in four: as often.
+    Two pictures apart are asked whether they are the same half the time where they are, a sixth of the time where they are not,
+    which is three scenes in four: as often. A scene of sameness asks nothing else, and one of sides little else.
     """
     two, apart = len(drawn) == 2, layout == "apart"
     if layout == "side":

@@ -5,7 +5,7 @@
     speak       a tree of names (names.py), a tree of a scene (scenes.py), and a few conversations of all tasks
     rehearse    the same, behind the encoder that has gathered (gather.py)
     relate      the same with more sides, which weigh more, and a tree of text (texts.py)
-    together    the same, and the vision encoder learns along
+    together    the same, with scenes that ask whether two are the same, and the vision encoder learns along
 
 A tree is one picture, or some, that many questions go on from. Names are most of what the model has to know, and what it knows
 of them goes when it is not asked for; so every step has both trees, from first to last.
@@ -14,7 +14,7 @@ of them goes when it is not asked for; so every step has both trees, from first 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ from llama4.train import names, scenes, texts
 from llama4.train.data import Batch, Batches
 from llama4.train.decoding import Decoding
 from llama4.train.objective import measure
-from llama4.train.recipe import Recipe, Scene
+from llama4.train.recipe import Recipe
 from llama4.train.render import Renderer
 from llama4.train.tasks import Mixture
 
@@ -117,14 +117,19 @@ class Rehearse(Speak):
         return self.recipe.speak.steps
 
 
+# What the stages with a tree of text depend on, but for their scenes.
+RELATING = (
+    *("balance_weight", "many_tiles", "mixture", "questions", "pictures"),
+    *("texts", "text_mixture", "speak", "rehearse"),
+)
+
+
 class Relate(Speak):
     """To begin from names as well: more sides, and text; the batches that come after the last of `Rehearse`."""
 
     name = "relate"
-    depends = (
-        *("balance_weight", "many_tiles", "mixture", "questions", "pictures"),
-        *("related_scenes", "texts", "text_mixture", "speak", "rehearse"),
-    )
+    kinds = "related_scenes"  # the recipe's, of which the second tree is one
+    depends = (*RELATING, kinds)
 
     def before(self) -> int:
         """Those of `Speak` and of `Rehearse`."""
@@ -135,31 +140,21 @@ class Relate(Speak):
         emoji = len(self.renderer.studio.dataset.emoji)
         return [
             self.named(number),
-            scenes.draw(self, (SCENES, number), self.scenes(), emoji),
+            scenes.draw(self, (SCENES, number), getattr(self.recipe, self.kinds), emoji),
             texts.draw(self, (TEXTS, number)),
         ]
-
-    def scenes(self) -> Sequence[Scene]:
-        """What the second tree is drawn from."""
-        return self.recipe.related_scenes
 
 
 class Together(Relate):
     """The encoder learns along, at a share of the rate; the batches that come after the last of `Relate`."""
 
     name = "together"
-    depends = (
-        *("balance_weight", "many_tiles", "mixture", "questions", "pictures"),
-        *("joint_scenes", "texts", "text_mixture", "speak", "rehearse", "relate"),
-    )
+    kinds = "joint_scenes"
+    depends = (*RELATING, kinds, "relate")
 
     def before(self) -> int:
         """Those of the three stages that draw from the same streams."""
         return super().before() + self.recipe.relate.steps
-
-    def scenes(self) -> Sequence[Scene]:
-        """With scenes that ask whether two are the same."""
-        return self.recipe.joint_scenes
 
 
 def conversations(stage: Decoding, mixture: Mixture, renderer: Renderer) -> Batches:

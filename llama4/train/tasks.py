@@ -126,14 +126,14 @@ def draw_language(rng: Random, english: float) -> str:
     return "en" if rng.random() < english else rng.choice(OTHERS)
 
 
-def draw_another(rng: Random, emoji: Sequence[Emoji], first: int) -> int:
-    """Another emoji: half the time of the same subcategory, where there is one."""
+def draw_another(rng: Random, emoji: Sequence[Emoji], among: Sequence[int], first: int) -> int:
+    """Another `among` them than the first: half the time of the same subcategory, where there is one."""
     if rng.random() < 0.5:
         here = emoji[first].subcategory
-        near = [number for number, one in enumerate(emoji) if one.subcategory == here and number != first]
+        near = [number for number in among if emoji[number].subcategory == here and number != first]
         if near:
             return rng.choice(near)
-    return (first + rng.randrange(1, len(emoji))) % len(emoji)
+    return among[(among.index(first) + rng.randrange(1, len(among))) % len(among)]
 
 
 def messages(conversation: Conversation) -> list[dict[str, Any]]:
@@ -203,7 +203,7 @@ def same_different(rng: Random, emoji: Sequence[Emoji], language: str, mixture: 
     """Two pictures of one emoji or of two, which half the time are of one subcategory; sometimes one is named as well."""
     first = rng.randrange(len(emoji))
     same = rng.random() < 0.5
-    two = (first, first if same else draw_another(rng, emoji, first))
+    two = (first, first if same else draw_another(rng, emoji, range(len(emoji)), first))
     turns = [ask_same(rng, language, two)]
     if rng.random() < 0.3:
         turns.append(ask_nth(rng, emoji, language, two))

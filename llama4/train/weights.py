@@ -48,7 +48,10 @@ class Masters:
 
 
 def optimisers(masters: Masters, extra: Iterable[nn.Parameter], plan: Plan) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for the rest and for `extra`; the encoder at its share of their rates."""
+    """Muon for the matrices inside the layers, AdamW for the rest and for `extra`; the encoder at its share of their rates.
+
+    In a stage in which it rests that share is 0, and `masters` must not hold it: see `Decoding`.
+    """
 
     def groups(matrices: bool, lr: float, others: Iterable[nn.Parameter] = ()) -> list[dict]:
         """The weights that are matrices, or that are not: the encoder's apart, if it learns along."""

@@ -1,5 +1,5 @@
-"""Pins the loop: a run that was stopped or killed goes on bit for bit, in both stages; Ctrl-C ends the step that runs and saves;
-the schedule, the clipping, the log's lines and the saves come when the plan says."""
+"""Pins the loop: a run that was stopped or killed goes on bit for bit, in stages of each kind; Ctrl-C ends the step that runs and
+saves; the schedule, the clipping, the log's lines and the saves come when the plan says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_training import gather_stage, see_stage, speak_stage
+from small_training import gather_stage, see_stage, speak_stage, together_stage
 from torch import nn
 from toy_stage import PLAN, Toy
 
@@ -19,7 +19,7 @@ from llama4.train import log, loop
 from llama4.train.loop import Stage, interrupted, train, update
 from llama4.train.weights import optimisers
 
-STAGES = pytest.mark.parametrize("make", [see_stage, gather_stage, speak_stage, Toy])
+STAGES = pytest.mark.parametrize("make", [see_stage, gather_stage, speak_stage, together_stage, Toy])
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +110,16 @@ def test_the_rate_of_each_step_is_the_plans_share_of_the_peak(tmp_path: Path) ->
         update(stage, optims, step)
         for optim, peak in zip(optims, (PLAN.muon_lr, PLAN.adam_lr), strict=True):
             assert [group["lr"] for group in optim.param_groups] == [peak * PLAN.rate(step)]
+
+
+def test_an_encoder_that_learns_along_has_its_share_of_the_rate_at_each_step() -> None:
+    stage = together_stage()
+    plan, optims = stage.plan, optimisers(stage.masters, stage.extra.parameters(), stage.plan)
+    for step in (0, 1, 5):
+        update(stage, optims, step)
+        for optim, peak in zip(optims, (plan.muon_lr, plan.adam_lr), strict=True):
+            rates = [group["lr"] for group in optim.param_groups]
+            assert rates == pytest.approx([peak * plan.rate(step), plan.encoder * peak * plan.rate(step)])
 
 
 def test_gradients_are_clipped_together_and_the_log_has_their_norm_before(monkeypatch: pytest.MonkeyPatch) -> None:

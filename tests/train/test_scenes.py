@@ -70,21 +70,22 @@ def test_two_way_answers_are_balanced_and_every_question_is_asked() -> None:
     assert set(answers) == {"left", "right", "first", "second"}
     for one, other in (("left", "right"), ("first", "second")):
         assert_even(answers.count(one), answers.count(one) + answers.count(other))
-    pairs = [trunk[0].turns[0] for trunk in asked(Scene("same", 2, 1), 1500)]
-    twins = [turn.pictures[0].emoji == turn.pictures[1].emoji for turn in pairs]
-    assert_even(sum(twins), len(twins))
-    one_of = {position: one.subcategory for position, one in enumerate(EMOJI)}
-    others = [
-        [one_of[picture.emoji[0]] for picture in turn.pictures]
-        for turn in pairs
-        if turn.pictures[0] != turn.pictures[1]
-    ]
-    near = sum(first == second for first, second in others) / len(others)
-    assert 0.05 < near < 0.13  # 8 %: half of those of a dog or a cat; without them 1 %
     three = [meaning(c.turns[0].question).kind for trunk in asked(Scene("apart", 3, 1), 60) for c in trunk]
     assert set(three) == {"nth", "frames"}
     rows = [meaning(c.turns[0].question).kind for trunk in asked(Scene("row", 2, 1), 60) for c in trunk]
     assert set(rows) == {"left", "right", "row"}
+
+
+def test_sameness_is_asked_alone_of_twins_as_often_as_of_others_and_of_near_ones() -> None:
+    trunks = asked(Scene("same", 2, 1), 1500)
+    assert {meaning(one.turns[0].question).kind for trunk in trunks for one in trunk} == {"same"}
+    shown = [[picture.emoji[0] for picture in trunk[0].turns[0].pictures] for trunk in trunks]
+    others = [(EMOJI[one].subcategory, EMOJI[other].subcategory) for one, other in shown if one != other]
+    assert_even(len(others), len(shown))
+    near = sum(one == other for one, other in others) / len(others)
+    assert 0.05 < near < 0.13  # 8 %: half of those of a dog or a cat; without them 1 %
+    few = Scene("same", 2, 1, few=True)
+    assert {one for _ in range(200) for one in scenes.shown(Random(_), EMOJI, [3, 0, 8], few)} == {0, 3, 8}
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,8 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
         *[("rehearse", "speak", PLAN), ("rehearse", "scenes", ()), ("rehearse", "seed", 8)],
         *[("relate", "related_scenes", ()), ("relate", "texts", 3), ("relate", "text_mixture", Mixture(strip=9))],
         *[("relate", "rehearse", PLAN), ("relate", "speak", PLAN), ("relate", "seed", 8)],
-        *[("together", "joint_scenes", ()), ("together", "relate", PLAN), ("together", "texts", 3)],
+        *[("together", "joint_scenes", ()), ("together", "relate", PLAN), ("together", "rehearse", PLAN)],
+        *[("together", "speak", PLAN), ("together", "texts", 3), ("together", "text_mixture", Mixture(strip=9))],
         *[("gather", "pull", 1.0), ("gather", "smoothing", 0.3), ("gather", "seed", 8)],
         *[("see", "augmentation", Augmentation(turn=3.0)), ("speak", "augmentation", Augmentation(turn=3.0))],
         *[

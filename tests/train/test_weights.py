@@ -74,7 +74,7 @@ def test_muon_gets_the_matrices_inside_the_layers() -> None:
 
 
 def test_every_weight_learns_by_exactly_one_optimiser() -> None:
-    """In the decoder's stages; the encoder learns by none."""
+    """In the stages in which the encoder rests: it learns by none."""
     stage = speak_stage()
     muon, adam = optimisers(stage.masters, stage.extra.parameters(), RECIPE.speak)
     held = [[id(weight) for group in optim.param_groups for weight in group["params"]] for optim in (muon, adam)]
