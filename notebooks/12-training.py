@@ -522,15 +522,16 @@ for begin in list(plot.begins(run).values())[1:]:
     right.axvline(begin, color="0.7", linewidth=0.8)
 show(whole, "Loss falls and right answers rise within each stage; vertical lines mark where a stage begins.")
 assert np.mean(words[1][-10:]) < np.mean(words[1][:3]) / 2 and np.mean(tokens[1][-10:]) > np.mean(tokens[1][:3])
-for before, after in (("few", "speak"), ("rehearse", "relate")):
+for before, after in (("few", "speak"), ("rehearse", "relate"), ("relate", "together")):
     assert np.mean(curves[after, "answers"][1][:3]) > np.mean(curves[before, "answers"][1][-10:])
 
 # %% [markdown]
 # Behind `few` the loss jumps: the decoder knows eight emoji well and the English names of the rest more or less, and from the
 # first step of `speak` on it is asked about all of them, in sixteen languages, and for translations. Then it falls again. It
-# jumps twice more, though not as far: behind `gather`, where the encoder says other things than it did, and with `relate`, which
-# asks what was hardly asked before; and each time the rate is high again, and some of what was known is lost for a while. The
-# last stage's loss is of another mixture of questions, so its end is not to be compared with the end of the one before.
+# jumps three times more, though not as far: behind `gather`, where the encoder says other things than it did; with `relate`,
+# which asks what was hardly asked before; and with `together`, which asks often whether two are the same, and moves the encoder.
+# Each time the rate is high again, and some of what was known is lost for a while. These stages have other mixtures of questions,
+# so the end of one is not to be compared with the end of the next.
 # "Right" counts tokens with the right beginning of the answer given, so it is higher than the share of right names.
 #
 # The same log says how busy the busiest expert of each layer was: its share of the tokens over the mean share, 1 where the
@@ -638,10 +639,10 @@ assert objective.balance_of([50 * torch.eye(8)[[2, 6] * 4]], every) == (4.0, [4.
 # %% [markdown]
 # ## Source
 #
-# - [`recipe.Recipe`](../llama4/train/recipe.py#L145): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L50):
+# - [`recipe.Recipe`](../llama4/train/recipe.py#L158): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L51):
 #   its eight stages.
 # - [`pictures.views`](../llama4/train/pictures.py#L53): augmentation.
-# - [`optimiser.Muon`](../llama4/train/optimiser.py#L40) and [`weights.Masters`](../llama4/train/weights.py#L22).
-# - [`names.measure`](../llama4/train/names.py#L119) and [`scenes.draw`](../llama4/train/scenes.py#L38): trees.
+# - [`optimiser.Muon`](../llama4/train/optimiser.py#L40) and [`weights.Masters`](../llama4/train/weights.py#L24).
+# - [`names.measure`](../llama4/train/names.py#L119) and [`scenes.draw`](../llama4/train/scenes.py#L39): trees.
 # - [`objective.balance_of`](../llama4/train/objective.py#L72): the experts' term.
 # - [`loop.update`](../llama4/train/loop.py#L81): one step.

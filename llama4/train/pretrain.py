@@ -1,7 +1,7 @@
 """Train the small model, from data to checkpoint:
 
     python -m llama4.train.emoji                       data/emoji     (a minute, and a network)
-    python -m llama4.train.pretrain                    runs/tiny      (four hours and three quarters on two CPU cores)
+    python -m llama4.train.pretrain                    runs/tiny      (six hours on two CPU cores)
 
     tokenizer  byte pairs of the names, keywords and questions                RUN/tokenizer.model
     see        the vision encoder learns which emoji a tile shows             RUN/see.pt
@@ -14,8 +14,8 @@
     together   the same and whether two are the same; the encoder too         RUN/together.pt
     export     Hugging Face's layout, bf16                                    RUN/model
 
-`--until speak` exports what the fourth stage leaves, after half the time, to RUN/model-speak; without it the same command goes on
-from there.
+`--until speak` exports what the fourth stage leaves, after two hours and a quarter, to RUN/model-speak; without it the same
+command goes on from there.
 Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later
 with the same weights, as long as torch is the same, on the same kind of processor, with as many threads.
 """
