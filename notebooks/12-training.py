@@ -512,9 +512,10 @@ curves = plot.curves(run)
 named = ("which", "answers", "right", "right_tokens")
 which, words, emoji_right, tokens = (plot.broken(plot.joined(curves, name)) for name in named)
 whole, (left, right) = figure(9, 2.7, 1, 2)
-losses = {"encoder: which emoji": which, "decoder: a token of an answer": words}
-losses["floor of which emoji"] = (which[0], [least_of_all] * len(which[0]))
+losses = {"encoder: emoji": which, "decoder: tokens of answers": words}
+losses["the encoder's floor"] = (which[0], [least_of_all] * len(which[0]))
 lines(left, losses, "loss (nats)", "steps, one stage after the other")
+left.legend(loc="upper right")
 shares = {"encoder: emoji": emoji_right, "decoder: tokens of answers": tokens}
 lines(right, shares, "right in training", "steps, one stage after the other")
 for begin in list(plot.begins(run).values())[1:]:
