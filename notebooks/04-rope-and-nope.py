@@ -176,9 +176,9 @@ assert all(bool(blocks[a, b].any()) == (a == b) for a in range(4) for b in range
 
 # %% [markdown]
 # Each convention is fine. A mixture is not: rows of the query and key weights permuted as for Llama 3 but turned as
-# neighbours, or the other way round. Nothing crashes, no shape is wrong, no length changes, and most of what is
-# said are names still. So we measure the damage on the trained model: it reads eight pictures with their names, and we
-# compare the probability that it gives to the tokens of the right names.
+# neighbours, or the other way round. Nothing crashes, no shape is wrong, no length changes, and there is still an
+# answer, a wrong name or pieces of names. So we measure the damage on the trained model: it reads eight pictures with
+# their names, and we compare the probability that it gives to the tokens of the right names.
 
 # %%
 PICTURES = ("dog-face", "guitar", "rocket", "strawberry", "penguin", "pizza", "house", "key")
