@@ -37,10 +37,11 @@ from llama4.train.tasks import Conversation, same_picture
 
 @dataclass(frozen=True)
 class Branches:
-    """Rows of like length, and the picture that each goes on from: int64 `[B]`."""
+    """Rows of like length, the picture that each goes on from, and the emoji that each is about or -1: int64 `[B]`."""
 
     part: Part
     picture_B: Tensor
+    about_B: Tensor
 
     @property
     def real_N(self) -> Tensor:
@@ -66,6 +67,11 @@ class Tree:
     def answer_tokens(self) -> int:
         """How many tokens have to be said."""
         return sum(int(branches.part.answer_BS[:, 1:].sum()) for branches in self.branches)
+
+    @property
+    def about_N(self) -> Tensor:
+        """The emoji that each of them is about, or -1, in the order of `Measured.answers_N`."""
+        return torch.cat([one.about_B[one.part.answer_BS[:, 1:].nonzero()[:, 0]] for one in self.branches])
 
 
 def draw(stage: Decoding, number: tuple[int, int], pictures: int, always: Sequence[str] = ()) -> Tree:
@@ -93,7 +99,7 @@ def grow(
     grids = [grid for _, grid in shown[0]]
     opening = stage.writer.opening(grids)
     rows = [
-        (number, stage.writer.row(conversation, grids))
+        (number, -1 if conversation.about is None else conversation.about, stage.writer.row(conversation, grids))
         for number, conversations in enumerate(asked)
         for conversation in conversations
     ]
@@ -103,15 +109,16 @@ def grow(
     return Tree(torch.cat(pieces) if pieces else torch.zeros(0, 3, 1, 1), trunk_PS, branches, weight)
 
 
-def branch_off(rows: Sequence[tuple[int, Row]], opening: int, tokens: int, pad_id: int) -> list[Branches]:
-    """(picture, row) each: what of the row comes after its `opening` tokens, in parts of like length and at most `tokens`."""
-    ordered = sorted(rows, key=lambda row: len(row[1].ids))
-    drawn = [Drawn(Row(row.ids[opening:], row.answer[opening:]), []) for _, row in ordered]
+def branch_off(rows: Sequence[tuple[int, int, Row]], opening: int, tokens: int, pad_id: int) -> list[Branches]:
+    """(picture, emoji, row) each: what of the row comes after its `opening` tokens, in parts of like length, at most `tokens`."""
+    ordered = sorted(rows, key=lambda row: len(row[-1].ids))
+    drawn = [Drawn(Row(row.ids[opening:], row.answer[opening:]), []) for *_, row in ordered]
     found: list[Branches] = []
     first = 0
     for group in cut(drawn, tokens):
-        picture_B = torch.tensor([number for number, _ in ordered[first : first + len(group)]])
-        found.append(Branches(pad([one.row for one in group], slice(0), pad_id), picture_B))
+        here = ordered[first : first + len(group)]
+        picture_B, about_B = (torch.tensor([row[column] for row in here]) for column in (0, 1))
+        found.append(Branches(pad([one.row for one in group], slice(0), pad_id), picture_B, about_B))
         first += len(group)
     return found
 
@@ -129,9 +136,10 @@ def measure(model: Llama4, tree: Tree) -> Measured:
         model.decoder(x_PSD, step, trunks)
         told = [say(model, trunks, opening, branches) for branches in tree.branches]
     logits_NV, target_N = (torch.cat(pieces) for pieces in zip(*told, strict=True))
-    answers = F.cross_entropy(logits_NV, target_N, reduction="sum")
+    answers_N = F.cross_entropy(logits_NV, target_N, reduction="none")
     right = int((logits_NV.argmax(-1) == target_N).sum())
-    return Measured(answers, len(target_N), right, *balance_of(by_layer(heard, 1 + len(told)), *kinds(tree, patch_PS)))
+    balance, busiest = balance_of(by_layer(heard, 1 + len(told)), *kinds(tree, patch_PS))
+    return Measured(answers_N.sum(), len(target_N), right, balance, busiest, answers_N.detach())
 
 
 def separate(tree: Tree, pad_id: int) -> tuple[Part, Tensor]:

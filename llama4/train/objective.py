@@ -34,6 +34,7 @@ class Measured:
     right_tokens: int
     balance: Tensor
     busiest: list[float]  # of each MoE layer: the busiest expert's share of tokens, times E
+    answers_N: Tensor  # of each token by itself, without a gradient
 
 
 def measure(model: Llama4, part: Part, tiles: Tensor) -> Measured:
@@ -50,10 +51,10 @@ def measure(model: Llama4, part: Part, tiles: Tensor) -> Measured:
     next_BS = part.answer_BS[:, 1:]
     logits_NV = model.decoder.logits(x_BSD[:, :-1][next_BS])
     target_N = part.tokens_BS[:, 1:][next_BS]
-    answers = F.cross_entropy(logits_NV, target_N, reduction="sum")
+    answers_N = F.cross_entropy(logits_NV, target_N, reduction="none")
     balance, busiest = balance_of(heard, patch_BS, real_BS & ~patch_BS)
     right = int((logits_NV.argmax(-1) == target_N).sum())
-    return Measured(answers, len(target_N), right, balance, busiest)
+    return Measured(answers_N.sum(), len(target_N), right, balance, busiest, answers_N.detach())
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import numpy as np
 from llama4.train import names
 from llama4.train.decoding import Decoding
 from llama4.train.emoji.dataset import Emoji
+from llama4.train.prompts import PROMPTS
 from llama4.train.recipe import Scene
 from llama4.train.tasks import (
     Conversation,
@@ -55,7 +56,8 @@ def draw(
         pictures = [[tiles] for tiles in stage.renderer.large(drawn, scene.count, rng)]
         return names.grow(stage, asked, pictures, scene.stress)
     among = first(stage, few) if scene.few else range(len(emoji))
-    several = [shown(words, emoji, among, scene) for _ in range(trunks)]
+    odds = stage.extra.odds() if scene.missed else None
+    several = [shown(words, emoji, among, scene, odds) for _ in range(trunks)]
     asked = [about(words, emoji, one, scene, questions) for one in several]
     pictures = [conversations[0].turns[0].pictures for conversations in asked]
     tiles = iter(stage.renderer.tiles([picture for trunk in pictures for picture in trunk], rng))
@@ -68,8 +70,16 @@ def first(stage: Decoding, few: int) -> list[int]:
     return order[:few].tolist()
 
 
-def shown(rng: Random, emoji: Sequence[Emoji], among: Sequence[int], scene: Scene) -> list[int]:
-    """Different emoji; of two pictures apart, every fourth time the same twice, and every other where that is asked."""
+def shown(
+    rng: Random, emoji: Sequence[Emoji], among: Sequence[int], scene: Scene, odds: Sequence[float] | None = None
+) -> list[int]:
+    """Different emoji; of two pictures apart, every fourth time the same twice, and every other where that is asked.
+
+    odds: how often each of all emoji is one of the two, where that is not equally often.
+    """
+    if odds is not None:
+        (one,) = rng.choices(range(len(emoji)), odds)
+        return rng.sample([one, rng.choice([other for other in among if other != one])], 2)
     if scene.layout == "same":
         one = rng.choice(among)
         return [one, one if rng.random() < 0.5 else draw_another(rng, emoji, among, one)]
@@ -90,7 +100,8 @@ def about(
     for _ in range(questions):
         language = draw_language(rng, scene.english)
         turn = question(rng, emoji, language, drawn, scene.layout)
-        asked.append(Conversation(scene.layout, language, (Turn(turn.question, turn.answer, pictures),)))
+        about = named(drawn, language, turn.answer) if scene.layout == "side" else None
+        asked.append(Conversation(scene.layout, language, (Turn(turn.question, turn.answer, pictures),), about))
     return asked
 
 
@@ -123,3 +134,9 @@ def question(rng: Random, emoji: Sequence[Emoji], language: str, drawn: Sequence
     if kind == "same":
         return ask_same(rng, language, drawn)
     return {"side": ask_side, "nth": ask_nth, "which": ask_which}[kind](rng, emoji, language, drawn)
+
+
+def named(two: Sequence[int], language: str, answer: str) -> int:
+    """Which of two emoji was named when one was asked on which side it is, or in which picture."""
+    words = PROMPTS[language]
+    return two[answer in (words.right, words.positions[1])]

@@ -6,6 +6,7 @@
     rehearse    the same, behind the encoder that has gathered (gather.py)
     relate      the same with more sides, which weigh more, and a tree of text (texts.py)
     together    the same, with scenes that ask whether two are the same, and the vision encoder learns along
+    discern     the same, but sides are asked of more pairs, and most often of what was missed
 
 A tree is one picture, or some, that many questions go on from. Names are most of what the model has to know, and what it knows
 of them goes when it is not asked for; so every step has both trees, from first to last.
@@ -21,7 +22,8 @@ from llama4.tokenizer import Tokenizer
 from llama4.train import names, scenes, texts
 from llama4.train.data import Batch, Batches
 from llama4.train.decoding import Decoding
-from llama4.train.objective import measure
+from llama4.train.missed import Missed
+from llama4.train.objective import Measured, measure
 from llama4.train.recipe import Recipe
 from llama4.train.render import Renderer
 from llama4.train.tasks import Mixture
@@ -85,9 +87,14 @@ class Speak(Decoding):
         parts = len(batch.parts) + len(trees)
         sums = learn(self, batch, tokens, parts)
         for tree in trees:
-            sums.update(self.learn(names.measure(self.model, tree), tokens, parts, tree.weight))
+            measured = names.measure(self.model, tree)
+            sums.update(self.learn(measured, tokens, parts, tree.weight))
+            self.heed(tree, measured)
         self.masters.collect()
         return sums
+
+    def heed(self, tree: names.Tree, measured: Measured) -> None:
+        """Keep of how a tree went what the next ones follow from: here nothing."""
 
     def before(self) -> int:
         """How many batches the stages before have had, of those that this one goes on with."""
@@ -159,6 +166,26 @@ class Together(Relate):
     def before(self) -> int:
         """Those of the three stages that draw from the same streams."""
         return super().before() + self.recipe.relate.steps
+
+
+class Discern(Together):
+    """Sides of many pairs, most often of what was missed (missed.py); the batches that come after the last of `Together`."""
+
+    name = "discern"
+    kinds = "discerning_scenes"
+    depends = (*RELATING, kinds, "relate", "together")
+
+    def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
+        super().__init__(model, tokenizer, renderer, recipe)
+        self.extra: Missed = Missed(len(renderer.studio.dataset.emoji))
+
+    def heed(self, tree: names.Tree, measured: Measured) -> None:
+        """Where an emoji was named, how it did."""
+        self.extra.heed(tree.about_N, measured.answers_N)
+
+    def before(self) -> int:
+        """Those of the four stages that draw from the same streams."""
+        return super().before() + self.recipe.together.steps
 
 
 def conversations(stage: Decoding, mixture: Mixture, renderer: Renderer) -> Batches:

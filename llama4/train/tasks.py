@@ -61,6 +61,7 @@ class Conversation:
     task: str
     language: str
     turns: tuple[Turn, ...]
+    about: int | None = None
 
 
 @dataclass(frozen=True)

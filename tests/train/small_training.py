@@ -27,7 +27,7 @@ from llama4.train.recipe import Plan, Pool, Recipe, Scene
 from llama4.train.render import Renderer, Studio
 from llama4.train.rows import Writer
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Few, Rehearse, Relate, Speak, Together, Words
+from llama4.train.speak import Discern, Few, Rehearse, Relate, Speak, Together, Words
 from llama4.train.tasks import Mixture
 from llama4.train.weights import draw
 
@@ -46,11 +46,13 @@ RECIPE = Recipe(
     **{"see": SHORT, "words": SHORT, "few": SHORT, "speak": SHORT, "gather": SHORT, "rehearse": SHORT},
     relate=SHORT,
     together=replace(SHORT, encoder=0.5),
+    discern=replace(SHORT, encoder=0.5),
     **{"questions": 3, "pictures": 2, "many_tiles": 0.2, "texts": 4},
     few_scenes=tuple(Scene(layout, 2, 1, trunks=2, english=1.0, few=True) for layout in ("row", "apart", "side")),
     scenes=tuple(Scene(layout, 2, 1, trunks=2) for layout in ("large", "row", "apart", "side")),  # what fits its chunk
     related_scenes=(Scene("side", 2, 1, trunks=2, stress=3.0), Scene("apart", 2, 1, trunks=2)),
     joint_scenes=(Scene("same", 2, 1, trunks=2, stress=2.0, questions=2), Scene("row", 2, 1, trunks=2, english=1.0)),
+    discerning_scenes=(Scene("side", 2, 1, trunks=2, english=1.0, stress=2.0, questions=2, missed=True),),
     pool=Pool(first=4, doubling=2),
 )
 
@@ -168,6 +170,12 @@ def together_stage(recipe: Recipe = RECIPE) -> Together:
     """`together`, straight after `see`."""
     after = see_stage(recipe)
     return Together(after.model, small_tokenizer(), after.renderer, recipe)
+
+
+def discern_stage(recipe: Recipe = RECIPE) -> Discern:
+    """`discern`, straight after `see`."""
+    after = see_stage(recipe)
+    return Discern(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def few_stage(recipe: Recipe = RECIPE) -> Few:

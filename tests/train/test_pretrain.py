@@ -217,12 +217,12 @@ def test_a_stage_begins_with_the_weights_that_the_one_before_left(
         weight = stage.model.decoder.embedding.weight
         begun[stage.name] = float(stage.masters.weights.get("decoder.embedding.weight", weight).detach().max())
         weight.data.fill_(float(len(begun)))
-        return stage.name != "together"
+        return stage.name != "discern"
 
     monkeypatch.setattr(pretrain, "train", mark)
     assert pretrain.main(command(data, tmp_path)) == 130
-    decoders = ("words", "few", "speak", "rehearse", "relate", "together")
-    assert [begun[stage] for stage in decoders] == [1.0, 2.0, 3.0, 5.0, 6.0, 7.0]
+    decoders = ("words", "few", "speak", "rehearse", "relate", "together", "discern")
+    assert [begun[stage] for stage in decoders] == [1.0, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0]
 
 
 def test_a_tokenizer_is_trained_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from small_training import (
     RECIPE,
+    discern_stage,
     few_stage,
     gather_stage,
     rehearse_stage,
@@ -88,6 +89,8 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
         *[("relate", "rehearse", PLAN), ("relate", "speak", PLAN), ("relate", "seed", 8)],
         *[("together", "joint_scenes", ()), ("together", "relate", PLAN), ("together", "rehearse", PLAN)],
         *[("together", "speak", PLAN), ("together", "texts", 3), ("together", "text_mixture", Mixture(strip=9))],
+        *[("discern", "discerning_scenes", ()), ("discern", "together", PLAN), ("discern", "relate", PLAN)],
+        *[("discern", "rehearse", PLAN), ("discern", "speak", PLAN), ("discern", "texts", 3), ("discern", "seed", 8)],
         *[("gather", "pull", 1.0), ("gather", "smoothing", 0.3), ("gather", "seed", 8)],
         *[("see", "augmentation", Augmentation(turn=3.0)), ("speak", "augmentation", Augmentation(turn=3.0))],
         *[
@@ -116,7 +119,7 @@ def test_a_state_of_another_recipe_is_refused(stage: str, field: str, value: obj
     """Whatever a stage's weights depend on; what only other stages depend on may change."""
     encoder = {"see": see_stage, "gather": gather_stage}
     decoder = {"words": words_stage, "few": few_stage, "speak": speak_stage, "rehearse": rehearse_stage}
-    decoder |= {"relate": relate_stage, "together": together_stage}
+    decoder |= {"relate": relate_stage, "together": together_stage, "discern": discern_stage}
     build = (encoder | decoder)[stage]
     train(build(), tmp_path, until=1)
     with pytest.raises(InputError, match=rf"{stage}\.pt belongs to a run with other numbers \({field}\)"):
