@@ -151,7 +151,7 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # 6. `rehearse`: the decoder once more, all tasks, behind the encoder as it now is.
 # 7. `relate`: the same, with more that begins at a name: on which side it is, what it is in another language.
 # 8. `together`: all tasks, and now the encoder learns along, at half the rate.
-# 9. `discern`: the same, but of sides it is asked about more pairs, and most often where it was wrong.
+# 9. `discern`: the same with more sides: more pairs, asked about less often, and rather those where it was wrong.
 #
 # The third takes two minutes and was found late. To answer "on which side is the fox?" the decoder must look from a name at the
 # picture that has this name, and while it knows neither the names nor how to look, nothing tells it which of the two it lacks. An
@@ -160,11 +160,11 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # other tasks. Of eight emoji the names are soon known, and only the looking is left to learn.
 #
 # The last was found later still. Asked four times about each of 1585 names on which side it is, the model behind `together`
-# was always right about 63 in a hundred, and about 20 no more often than a guess. Short names were the worst: "owl", "koala"
-# and "frog" share no word with another name, and a word that is read nowhere else is learnt from nothing else. So for each
-# emoji the last stage keeps a running mean of what the answers cost when it was named, and asks in proportion
-# ([`missed.py`](../llama4/train/missed.py)). And where a step showed 12 pairs and asked eight times about each, so that a
-# name came up four times, it now shows 36 and asks twice.
+# was always right about 63 in a hundred, and about 20 no more often than a guess. Short names were the worst, "owl",
+# "koala" and "frog" among them. They share no word with another name, so they are likely read too seldom to be
+# learnt. So for each emoji the last stage keeps a running mean of what the answers cost when it was sought, and draws one
+# picture of each pair by that ([`missed.py`](../llama4/train/missed.py)). And where a step showed 12 pairs and asked eight
+# times about each, so that a name came up four times, it now shows 36 and asks twice.
 #
 # Within each stage the learning rate rises in a few steps, stays, and falls in a straight line. There are two optimisers, one
 # for matrices and one for the rest (below as well). The picture has the rate of the first; the other's has the same course. In
@@ -531,14 +531,15 @@ for begin in list(plot.begins(run).values())[1:]:
     right.axvline(begin, color="0.7", linewidth=0.8)
 show(whole, "Loss falls and right answers rise within each stage; vertical lines mark where a stage begins.")
 assert np.mean(words[1][-10:]) < np.mean(words[1][:3]) / 2 and np.mean(tokens[1][-10:]) > np.mean(tokens[1][:3])
-for before, after in (("few", "speak"), ("rehearse", "relate"), ("relate", "together")):
+for before, after in (("few", "speak"), ("rehearse", "relate"), ("relate", "together"), ("together", "discern")):
     assert np.mean(curves[after, "answers"][1][:3]) > np.mean(curves[before, "answers"][1][-10:])
 
 # %% [markdown]
 # Behind `few` the loss jumps: the decoder knows eight emoji well and the English names of the rest more or less, and from the
 # first step of `speak` on it is asked about all of them, in sixteen languages, and for translations. Then it falls again. It
-# jumps three times more, though not as far: behind `gather`, where the encoder says other things than it did; with `relate`,
-# which asks what was hardly asked before; and with `together`, which asks often whether two are the same, and moves the encoder.
+# jumps four times more, though not as far: behind `gather`, where the encoder says other things than it did; with `relate`,
+# which asks what was hardly asked before; with `together`, which asks often whether two are the same, and moves the encoder; and
+# with `discern`, which asks rather about what it misses.
 # Each time the rate is high again, and some of what was known is lost for a while. These stages have other mixtures of questions,
 # so the end of one is not to be compared with the end of the next.
 # "Right" counts tokens with the right beginning of the answer given, so it is higher than the share of right names.

@@ -284,7 +284,8 @@ def lines(axes: Axes, curves: dict[str, Any], title: str = "", across: str = "",
     """Named lines, each its colour and its dashes, and a legend where there are two. A curve: values, or (places, values)."""
     for number, (name, curve) in enumerate(curves.items()):
         points = curve if isinstance(curve, tuple) else (curve,)
-        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": ("-", "--", "-.", ":")[number % 4]}
+        dashes = ("-", "--", "-.", ":")[(number + number // len(COLOURS)) % 4]  # of one colour, others
+        style = {"color": COLOURS[number % len(COLOURS)], "linestyle": dashes}
         axes.plot(*points, label=name, linewidth=1.3, marker=marker, markersize=4, **style)
     axes.set_title(title)
     axes.set_xlabel(across)

@@ -30,7 +30,7 @@ LOG_EVERY = 20
 
 
 class Stage(Protocol):
-    """What a stage is made of. `extra` are fp32 modules that learn too and are not shipped.
+    """What a stage is made of. `extra` are fp32 modules that learn too, or keep count, and are not shipped.
 
     `numbers`: what the stage's weights depend on, as text; a state of other numbers is refused.
     """
@@ -42,7 +42,7 @@ class Stage(Protocol):
     extra: nn.Module
 
     def gradients(self, step: int) -> Mapping[str, float]:
-        """Leave the gradients of batch `step` in `masters` and `extra`; return sums for the log."""
+        """Leave the gradients of batch `step` in `masters` and `extra`; return sums for the log. What `extra` counts goes on."""
 
     def summary(self, sums: Mapping[str, float]) -> dict[str, float]:
         """The log's line from the sums of some steps."""

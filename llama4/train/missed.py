@@ -1,16 +1,21 @@
-"""What was missed: how well the model does where an emoji is named, so that what it does worst is asked about most.
+"""What was missed: how well the model does where it has to find an emoji by its name, so that it seeks what it finds worst.
 
-    loss_e  ←  loss_e + (now - loss_e) / 3              now: the mean cross entropy of the answers' tokens, in nats
-    odds_e  ∝  loss_e + mean(loss) / 2
+    loss_e  ←  loss_e + (now - loss_e) / memory          now: the mean cross entropy of the answers' tokens, in nats
+    odds_e  ∝  loss_e + alike · mean(loss)
 
-"Is the owl on the left or on the right?" has one of two answers, at first ln 2 of cross entropy and none for the end of the turn:
-each emoji begins at half of ln 2. The first term is two draws in three, and goes by the loss; the second is one in three, and
-goes to all alike: were it not there, what is known would not be asked about again until it is forgotten.
+"Is the owl on the left or on the right?" `memory` is 3: one lucky guess does not make an owl known. `alike` is a half: two
+draws in three go by the loss and one to all alike. The odds are of one picture of a pair; the other may be any, and a question
+names either; so of the emoji that are named one in three goes by the loss, and what is known is asked about still.
 
-The odds follow from what was learnt and not from the step alone, so they are saved with a stage's state, as `extra`.
+The mean is over tokens, the end of the turn among them, and of English "left" has two: a guess costs ln 2 / 3 = 0.23. Each emoji
+begins at ln 2 / 2 = 0.35, above that, so that what has not been sought yet comes first.
 
-Importance sampling (Katharopoulos and Fleuret, arXiv 1803.00942) draws a sample by how far it moves the weights and then lets it
-count for less, by how much too often it came. Here it counts in full: a missed name is meant to weigh more.
+This is near to online batch selection (Loshchilov and Hutter, arXiv 1511.06343), which ranks samples by the loss that each had
+last; here the loss itself is the weight. Importance sampling (arXiv 1803.00942) would then let a sample count for less by how
+much too often it came; here a missed name is meant to count for more. A loss is charged to the emoji that was sought, though it
+may be the other one that was not recognised.
+
+The odds follow from what was learnt and not from the step alone, so they are saved with a stage's state, as its `extra`.
 """
 
 from __future__ import annotations
@@ -22,19 +27,19 @@ from torch import Tensor, nn
 
 
 class Missed(nn.Module):
-    """The running losses of all emoji, float32 `[E]`."""
+    """The running losses: float32, one for each emoji."""
 
-    def __init__(self, emoji: int) -> None:
+    def __init__(self, emoji: int, memory: float, alike: float) -> None:
         super().__init__()
-        self.register_buffer("loss_E", torch.full((emoji,), math.log(2) / 2))
-        self.loss_E: Tensor
+        self.memory, self.alike = memory, alike
+        self.register_buffer("loss", torch.full((emoji,), math.log(2) / 2))
+        self.loss: Tensor
 
     def odds(self) -> list[float]:
-        """How often to ask about each emoji, as weights of any sum."""
-        return (self.loss_E + self.loss_E.mean() / 2).tolist()
+        """Of each emoji, as weights of any sum."""
+        return (self.loss + self.alike * self.loss.mean()).tolist()
 
-    def heed(self, about_N: Tensor, answers_N: Tensor) -> None:
-        """Follow the tokens of a tree: the emoji that each is about, -1 where it is about none, and what each cost."""
-        for one in about_N[about_N >= 0].unique().tolist():
-            now = answers_N[about_N == one].float().mean()
-            self.loss_E[one] += (now - self.loss_E[one]) / 3
+    def heed(self, sought_N: Tensor, answers_N: Tensor) -> None:
+        """Follow the answer tokens of a tree: the emoji that each one's question seeks (-1: none), and what each cost."""
+        for one in sought_N[sought_N >= 0].unique().tolist():
+            self.loss[one] += (answers_N[sought_N == one].mean() - self.loss[one]) / self.memory

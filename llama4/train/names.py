@@ -37,11 +37,11 @@ from llama4.train.tasks import Conversation, same_picture
 
 @dataclass(frozen=True)
 class Branches:
-    """Rows of like length, the picture that each goes on from, and the emoji that each is about or -1: int64 `[B]`."""
+    """Rows of like length; the picture that each goes on from, and the emoji that each seeks (-1: none), int64 `[B]`."""
 
     part: Part
     picture_B: Tensor
-    about_B: Tensor
+    sought_B: Tensor
 
     @property
     def real_N(self) -> Tensor:
@@ -69,9 +69,9 @@ class Tree:
         return sum(int(branches.part.answer_BS[:, 1:].sum()) for branches in self.branches)
 
     @property
-    def about_N(self) -> Tensor:
-        """The emoji that each of them is about, or -1, in the order of `Measured.answers_N`."""
-        return torch.cat([one.about_B[one.part.answer_BS[:, 1:].nonzero()[:, 0]] for one in self.branches])
+    def sought_N(self) -> Tensor:
+        """The emoji that the question of each answer token seeks, or -1, in the order of `Measured.answers_N`."""
+        return torch.cat([one.sought_B[one.part.answer_BS[:, 1:].nonzero()[:, 0]] for one in self.branches])
 
 
 def draw(stage: Decoding, number: tuple[int, int], pictures: int, always: Sequence[str] = ()) -> Tree:
@@ -99,7 +99,7 @@ def grow(
     grids = [grid for _, grid in shown[0]]
     opening = stage.writer.opening(grids)
     rows = [
-        (number, -1 if conversation.about is None else conversation.about, stage.writer.row(conversation, grids))
+        (number, sought(conversation), stage.writer.row(conversation, grids))
         for number, conversations in enumerate(asked)
         for conversation in conversations
     ]
@@ -109,16 +109,22 @@ def grow(
     return Tree(torch.cat(pieces) if pieces else torch.zeros(0, 3, 1, 1), trunk_PS, branches, weight)
 
 
+def sought(conversation: Conversation) -> int:
+    """The emoji that the first question of a branch seeks, -1 where it seeks none."""
+    one = conversation.turns[0].sought
+    return -1 if one is None else one
+
+
 def branch_off(rows: Sequence[tuple[int, int, Row]], opening: int, tokens: int, pad_id: int) -> list[Branches]:
     """(picture, emoji, row) each: what of the row comes after its `opening` tokens, in parts of like length, at most `tokens`."""
-    ordered = sorted(rows, key=lambda row: len(row[-1].ids))
-    drawn = [Drawn(Row(row.ids[opening:], row.answer[opening:]), []) for *_, row in ordered]
+    ordered = sorted(rows, key=lambda row: len(row[2].ids))
+    drawn = [Drawn(Row(row.ids[opening:], row.answer[opening:]), []) for _, _, row in ordered]
     found: list[Branches] = []
     first = 0
     for group in cut(drawn, tokens):
-        here = ordered[first : first + len(group)]
-        picture_B, about_B = (torch.tensor([row[column] for row in here]) for column in (0, 1))
-        found.append(Branches(pad([one.row for one in group], slice(0), pad_id), picture_B, about_B))
+        pictures, emoji, _ = zip(*ordered[first : first + len(group)], strict=True)
+        part = pad([one.row for one in group], slice(0), pad_id)
+        found.append(Branches(part, torch.tensor(pictures), torch.tensor(emoji)))
         first += len(group)
     return found
 

@@ -27,7 +27,8 @@ from llama4.train.data import Part
 
 @dataclass(frozen=True)
 class Measured:
-    """Sums over one part. `answers` (cross entropy over tokens) and `balance` (over MoE layers) are differentiable."""
+    """Sums over one part, and each token's own. `answers` (cross entropy over tokens) and `balance` (over MoE layers) have
+    gradients."""
 
     answers: Tensor
     answer_tokens: int

@@ -1,7 +1,7 @@
 """Train the small model, from data to checkpoint:
 
     python -m llama4.train.emoji                       data/emoji     (a minute, and a network)
-    python -m llama4.train.pretrain                    runs/tiny      (six hours on two CPU cores)
+    python -m llama4.train.pretrain                    runs/tiny      (seven hours on two CPU cores)
 
     tokenizer  byte pairs of the names, keywords and questions                RUN/tokenizer.model
     see        the vision encoder learns which emoji a tile shows             RUN/see.pt
@@ -12,7 +12,7 @@
     rehearse   the decoder learns all tasks once more                         RUN/rehearse.pt
     relate     the same, with more that begins at a name                      RUN/relate.pt
     together   the same and whether two are the same; the encoder too         RUN/together.pt
-    discern    the same; of sides, most often what it missed                  RUN/discern.pt
+    discern    the same; more sides, rather what it missed                  RUN/discern.pt
     export     Hugging Face's layout, bf16                                    RUN/model
 
 `--until speak` exports what the fourth stage leaves, after two hours and a quarter, to RUN/model-speak; without it the same

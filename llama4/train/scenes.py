@@ -12,6 +12,7 @@ tree are laid out alike, so that their ids are the same and no row is padded.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -19,7 +20,6 @@ import numpy as np
 from llama4.train import names
 from llama4.train.decoding import Decoding
 from llama4.train.emoji.dataset import Emoji
-from llama4.train.prompts import PROMPTS
 from llama4.train.recipe import Scene
 from llama4.train.tasks import (
     Conversation,
@@ -38,11 +38,16 @@ from llama4.train.tasks import (
 
 
 def draw(
-    stage: Decoding, number: tuple[int, int], kinds: Sequence[Scene], few: int, trunks: int | None = None
+    stage: Decoding,
+    number: tuple[int, int],
+    kinds: Sequence[Scene],
+    few: int,
+    trunks: int | None = None,
+    odds: Sequence[float] | None = None,
 ) -> names.Tree:
     """Tree `number` (stream and step) of one of the `kinds`: its trunks, or so many, each asked its `questions` or the recipe's.
 
-    few: emoji that a scene of few draws from.
+    few: emoji that a scene of few draws from. odds: of each emoji, for one of the two whose sides are asked for; see missed.py.
     """
     rng = np.random.default_rng((stage.recipe.seed, *number))
     weights = np.array([scene.weight for scene in kinds])
@@ -56,7 +61,6 @@ def draw(
         pictures = [[tiles] for tiles in stage.renderer.large(drawn, scene.count, rng)]
         return names.grow(stage, asked, pictures, scene.stress)
     among = first(stage, few) if scene.few else range(len(emoji))
-    odds = stage.extra.odds() if scene.missed else None
     several = [shown(words, emoji, among, scene, odds) for _ in range(trunks)]
     asked = [about(words, emoji, one, scene, questions) for one in several]
     pictures = [conversations[0].turns[0].pictures for conversations in asked]
@@ -75,10 +79,10 @@ def shown(
 ) -> list[int]:
     """Different emoji; of two pictures apart, every fourth time the same twice, and every other where that is asked.
 
-    odds: how often each of all emoji is one of the two, where that is not equally often.
+    odds: of each of `among`, for one of the two whose sides are asked for; the other is any.
     """
-    if odds is not None:
-        (one,) = rng.choices(range(len(emoji)), odds)
+    if scene.layout == "side" and odds is not None:
+        (one,) = rng.choices(among, odds)
         return rng.sample([one, rng.choice([other for other in among if other != one])], 2)
     if scene.layout == "same":
         one = rng.choice(among)
@@ -100,8 +104,7 @@ def about(
     for _ in range(questions):
         language = draw_language(rng, scene.english)
         turn = question(rng, emoji, language, drawn, scene.layout)
-        about = named(drawn, language, turn.answer) if scene.layout == "side" else None
-        asked.append(Conversation(scene.layout, language, (Turn(turn.question, turn.answer, pictures),), about))
+        asked.append(Conversation(scene.layout, language, (replace(turn, pictures=pictures),)))
     return asked
 
 
@@ -134,9 +137,3 @@ def question(rng: Random, emoji: Sequence[Emoji], language: str, drawn: Sequence
     if kind == "same":
         return ask_same(rng, language, drawn)
     return {"side": ask_side, "nth": ask_nth, "which": ask_which}[kind](rng, emoji, language, drawn)
-
-
-def named(two: Sequence[int], language: str, answer: str) -> int:
-    """Which of two emoji was named when one was asked on which side it is, or in which picture."""
-    words = PROMPTS[language]
-    return two[answer in (words.right, words.positions[1])]

@@ -6,7 +6,7 @@
     rehearse    the same, behind the encoder that has gathered (gather.py)
     relate      the same with more sides, which weigh more, and a tree of text (texts.py)
     together    the same, with scenes that ask whether two are the same, and the vision encoder learns along
-    discern     the same, but sides are asked of more pairs, and most often of what was missed
+    discern     the same with more sides: more pairs, asked about less often, and rather those that were missed
 
 A tree is one picture, or some, that many questions go on from. Names are most of what the model has to know, and what it knows
 of them goes when it is not asked for; so every step has both trees, from first to last.
@@ -94,7 +94,7 @@ class Speak(Decoding):
         return sums
 
     def heed(self, tree: names.Tree, measured: Measured) -> None:
-        """Keep of how a tree went what the next ones follow from: here nothing."""
+        """Note how a tree went, where later ones are drawn by that; here nothing."""
 
     def before(self) -> int:
         """How many batches the stages before have had, of those that this one goes on with."""
@@ -147,9 +147,13 @@ class Relate(Speak):
         emoji = len(self.renderer.studio.dataset.emoji)
         return [
             self.named(number),
-            scenes.draw(self, (SCENES, number), getattr(self.recipe, self.kinds), emoji),
+            scenes.draw(self, (SCENES, number), getattr(self.recipe, self.kinds), emoji, odds=self.odds()),
             texts.draw(self, (TEXTS, number)),
         ]
+
+    def odds(self) -> list[float] | None:
+        """Of each emoji, to be one of the two whose sides are asked for; None: the same."""
+        return None
 
 
 class Together(Relate):
@@ -169,19 +173,23 @@ class Together(Relate):
 
 
 class Discern(Together):
-    """Sides of many pairs, most often of what was missed (missed.py); the batches that come after the last of `Together`."""
+    """Sides of many pairs, rather of what was missed (missed.py); the batches that come after the last of `Together`."""
 
     name = "discern"
     kinds = "discerning_scenes"
-    depends = (*RELATING, kinds, "relate", "together")
+    depends = (*RELATING, kinds, "memory", "alike", "relate", "together")
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
         super().__init__(model, tokenizer, renderer, recipe)
-        self.extra: Missed = Missed(len(renderer.studio.dataset.emoji))
+        self.extra: Missed = Missed(len(renderer.studio.dataset.emoji), recipe.memory, recipe.alike)
 
     def heed(self, tree: names.Tree, measured: Measured) -> None:
-        """Where an emoji was named, how it did."""
-        self.extra.heed(tree.about_N, measured.answers_N)
+        """Where an emoji was sought, how it did."""
+        self.extra.heed(tree.sought_N, measured.answers_N)
+
+    def odds(self) -> list[float]:
+        """By what was missed."""
+        return self.extra.odds()
 
     def before(self) -> int:
         """Those of the four stages that draw from the same streams."""

@@ -3,8 +3,8 @@
     RUN/STAGE.pt      fp32 weights, what is not shipped, the optimisers' state, the step, the sums for the log's next line,
                       the numbers it was run with
 
-There is no generator to save: everything drawn depends on the seed and the step. A state is written beside and renamed, so a run
-killed while it writes goes on from the state before.
+There is no generator to save: everything drawn depends on the seed, the step, and at most on what is saved. A state is written
+beside and renamed, so a run killed while it writes goes on from the state before.
 """
 
 from __future__ import annotations

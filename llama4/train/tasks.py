@@ -47,11 +47,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, its right answer, and the pictures in front of the question."""
+    """A question, its right answer, and the pictures in front of the question.
+
+    `sought`: the emoji that the question names, as a dataset position, where it asks for that one's place; else None.
+    """
 
     question: str
     answer: str
     pictures: tuple[Picture, ...] = ()
+    sought: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,6 @@ class Conversation:
     task: str
     language: str
     turns: tuple[Turn, ...]
-    about: int | None = None
 
 
 @dataclass(frozen=True)
@@ -294,7 +297,8 @@ def ask_at(rng: Random, emoji: Sequence[Emoji], language: str, two: Sequence[int
 def ask_side(rng: Random, emoji: Sequence[Emoji], language: str, two: Sequence[int]) -> Turn:
     """On which side is one of the two?"""
     side, words = rng.randrange(2), PROMPTS[language]
-    return Turn(ask(rng, language, "side", name=emoji[two[side]].names[language]), (words.left, words.right)[side])
+    question = ask(rng, language, "side", name=emoji[two[side]].names[language])
+    return Turn(question, (words.left, words.right)[side], sought=two[side])
 
 
 def ask_same(rng: Random, language: str, two: Sequence[int]) -> Turn:
@@ -314,7 +318,7 @@ def ask_which(rng: Random, emoji: Sequence[Emoji], language: str, shown: Sequenc
     """Which picture shows the dog?"""
     number = rng.randrange(len(shown))
     question = ask(rng, language, "which", name=emoji[shown[number]].names[language])
-    return Turn(question, PROMPTS[language].positions[number])
+    return Turn(question, PROMPTS[language].positions[number], sought=shown[number])
 
 
 def ask_list(rng: Random, emoji: Sequence[Emoji], language: str, shown: Sequence[int], kind: str) -> Turn:

@@ -52,7 +52,7 @@ RECIPE = Recipe(
     scenes=tuple(Scene(layout, 2, 1, trunks=2) for layout in ("large", "row", "apart", "side")),  # what fits its chunk
     related_scenes=(Scene("side", 2, 1, trunks=2, stress=3.0), Scene("apart", 2, 1, trunks=2)),
     joint_scenes=(Scene("same", 2, 1, trunks=2, stress=2.0, questions=2), Scene("row", 2, 1, trunks=2, english=1.0)),
-    discerning_scenes=(Scene("side", 2, 1, trunks=2, english=1.0, stress=2.0, questions=2, missed=True),),
+    discerning_scenes=(Scene("side", 2, 1, trunks=2, english=1.0, stress=2.0, questions=2),),
     pool=Pool(first=4, doubling=2),
 )
 

@@ -91,6 +91,7 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
         *[("together", "speak", PLAN), ("together", "texts", 3), ("together", "text_mixture", Mixture(strip=9))],
         *[("discern", "discerning_scenes", ()), ("discern", "together", PLAN), ("discern", "relate", PLAN)],
         *[("discern", "rehearse", PLAN), ("discern", "speak", PLAN), ("discern", "texts", 3), ("discern", "seed", 8)],
+        *[("discern", "memory", 2.0), ("discern", "alike", 0.1), ("discern", "text_mixture", Mixture(strip=9))],
         *[("gather", "pull", 1.0), ("gather", "smoothing", 0.3), ("gather", "seed", 8)],
         *[("see", "augmentation", Augmentation(turn=3.0)), ("speak", "augmentation", Augmentation(turn=3.0))],
         *[
