@@ -635,6 +635,6 @@ assert torch.allclose(moe(x_ND[shuffle_N][None])[0], moe(x_ND[None])[0][shuffle_
 #   [`moe.MoE.routed`](../llama4/moe.py#L84): the choice, the score, the sorting.
 # - [`layers.FeedForward`](../llama4/layers.py#L47): SwiGLU, the shared expert.
 # - [`ops.eager_grouped_matmul`](../llama4/ops.py#L111): each expert times its own rows.
-# - [`objective.balance_of`](../llama4/train/objective.py#L72): the balance term.
+# - [`objective.balance_of`](../llama4/train/objective.py#L74): the balance term.
 # - [`routing.recorded`](../llama4/parity/routing.py#L41) and [`routing.closed`](../llama4/parity/routing.py#L64): watch the
 #   routers, or take an expert away; [`experts.tallied`](../llama4/evaluation/experts.py#L48): count.
