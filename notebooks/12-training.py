@@ -152,7 +152,8 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # 7. `relate`: the same, with more that begins at a name: on which side it is, what it is in another language.
 # 8. `together`: all tasks, and now the encoder learns along, at half the rate.
 # 9. `discern`: the same with more sides: more pairs, asked about less often, and rather those where it was wrong.
-#
+
+# %% [markdown]
 # The third takes two minutes and was found late. To answer "on which side is the fox?" the decoder must look from a name at the
 # picture that has this name, and while it knows neither the names nor how to look, nothing tells it which of the two it lacks. An
 # earlier recipe without this stage learnt to name single pictures; but of a strip's three names only the first was mostly right,
@@ -161,10 +162,11 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 #
 # The last was found later still. Asked four times about each of 1585 names on which side it is, the model behind `together`
 # was always right about 63 in a hundred, and about 20 no more often than a guess. Short names were the worst, "owl",
-# "koala" and "frog" among them. They share no word with another name, so they are likely read too seldom to be
-# learnt. So for each emoji the last stage keeps a running mean of what the answers cost when it was sought, and draws one
-# picture of each pair by that ([`missed.py`](../llama4/train/missed.py)). And where a step showed 12 pairs and asked eight
-# times about each, so that a name came up four times, it now shows 36 and asks twice.
+# "koala" and "frog" among them. They share no word with another name, so they are likely read too seldom to be learnt. So
+# where a step showed 12 pairs and asked eight times about each, a name coming up four times, the last stage shows 36 and
+# asks twice. In a short trial that brought three times as much. It also keeps, for each emoji, a running mean of what the
+# answers cost when it was sought, and draws one picture of each pair by that ([`missed.py`](../llama4/train/missed.py)),
+# which brought little more.
 #
 # Within each stage the learning rate rises in a few steps, stays, and falls in a straight line. There are two optimisers, one
 # for matrices and one for the rest (below as well). The picture has the rate of the first; the other's has the same course. In
