@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 12 · Training
 #
-# *How the small model came to know its names: drawings that never look the same twice, nine stages, trees of questions,
+# *How the small model came to know its names: drawings that never look the same twice, ten stages, trees of questions,
 # two optimisers, and an artist kept out of sight. With a live run, from nothing, in seconds.*
 #
 # A model of a few million parameters trains on two CPU cores in hours, if nothing is wasted. This chapter takes the recipe
@@ -137,7 +137,7 @@ print(f"{len(row.ids)} tokens, {row.ids.count(llm.config.patch_id)} of them the 
 assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 
 # %% [markdown]
-# ## Nine stages
+# ## Ten stages
 #
 # One could begin with such rows. But to name a banana in Thai the encoder must see and the decoder must spell, and while
 # neither can, little of the gradient that reaches the encoder is about what the tile shows. A view of its own is also far
@@ -152,6 +152,7 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # 7. `relate`: the same, with more that begins at a name: on which side it is, what it is in another language.
 # 8. `together`: all tasks, and now the encoder learns along, at half the rate.
 # 9. `discern`: the same with more sides: more pairs, asked about less often, and rather those where it was wrong.
+# 10. `broaden`: the same with more pictures in every tree, each asked about less often, and more by the artists it knows least.
 
 # %% [markdown]
 # The third takes two minutes and was found late. To answer "on which side is the fox?" the decoder must look from a name at the
@@ -160,17 +161,19 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # and sides it still guessed, after 38,000 questions about all emoji and nothing else, or 60,000 about 24 of them among all the
 # other tasks. Of eight emoji the names are soon known, and only the looking is left to learn.
 #
-# The last was found later still. Asked four times about each of 1585 names on which side it is, the model behind `together`
+# The ninth was found later still. Asked four times about each of 1585 names on which side it is, the model behind `together`
 # was always right about 63 in a hundred, and about 20 no more often than a guess. Short names were the worst, "owl",
 # "koala" and "frog" among them. They share no word with another name, so they are likely read too seldom to be learnt. So
-# where a step showed 12 pairs and asked eight times about each, a name coming up four times, the last stage shows 36 and
+# where a step showed 12 pairs and asked eight times about each, a name coming up four times, `discern` shows 36 and
 # asks twice. In a short trial that brought three times as much. It also keeps, for each emoji, a running mean of what the
 # answers cost when it was sought, and draws one picture of each pair by that ([`missed.py`](../llama4/train/missed.py)),
-# which brought little more.
+# which brought little more. The tenth does with all trees what the ninth did with sides: it names 48 pictures in four languages
+# each, where there were 24 in eight, and lists 16 strips where there were six. And it shows EmojiOne's drawings four times as
+# often as each of Fluent's in colour, which are three renderings of one drawing.
 #
 # Within each stage the learning rate rises in a few steps, stays, and falls in a straight line. There are two optimisers, one
 # for matrices and one for the rest (below as well). The picture has the rate of the first; the other's has the same course. In
-# `together` and `discern` the encoder's rates are half of these.
+# the last three stages the encoder's rates are half of these.
 
 # %%
 begin, schedule = 0, {}
@@ -181,7 +184,7 @@ for plan, stage in ((getattr(numbers, stage), stage) for stage in recipe.STAGES)
     assert max(rates) <= plan.muon_lr and rates[0] < rates[plan.warmup] and rates[-1] < 0.02 * plan.muon_lr
 whole, axes = figure(8, 3.2)
 lines(axes, schedule, "learning rate of the matrices", "steps of the recipe, one stage after the other")
-show(whole, "Nine trapezoids: each stage's learning rate rises quickly, stays, and falls to nearly nothing.")
+show(whole, "Ten trapezoids: each stage's learning rate rises quickly, stays, and falls to nearly nothing.")
 
 # %% [markdown]
 # ## Live: a toy that sees
@@ -533,15 +536,18 @@ for begin in list(plot.begins(run).values())[1:]:
     right.axvline(begin, color="0.7", linewidth=0.8)
 show(whole, "Loss falls and right answers rise within each stage; vertical lines mark where a stage begins.")
 assert np.mean(words[1][-10:]) < np.mean(words[1][:3]) / 2 and np.mean(tokens[1][-10:]) > np.mean(tokens[1][:3])
-for before, after in (("few", "speak"), ("rehearse", "relate"), ("relate", "together"), ("together", "discern")):
+for before, after in (
+    ("few", "speak"),
+    *zip(recipe.STAGES[5:-1], recipe.STAGES[6:], strict=True),
+):  # from `rehearse` on
     assert np.mean(curves[after, "answers"][1][:3]) > np.mean(curves[before, "answers"][1][-10:])
 
 # %% [markdown]
 # Behind `few` the loss jumps: the decoder knows eight emoji well and the English names of the rest more or less, and from the
 # first step of `speak` on it is asked about all of them, in sixteen languages, and for translations. Then it falls again. It
-# jumps four times more, though not as far: behind `gather`, where the encoder says other things than it did; with `relate`,
-# which asks what was hardly asked before; with `together`, which asks often whether two are the same, and moves the encoder; and
-# with `discern`, which asks rather about what it misses.
+# jumps five times more, though not as far: behind `gather`, where the encoder says other things than it did; with `relate`,
+# which asks what was hardly asked before; with `together`, which asks often whether two are the same, and moves the encoder;
+# with `discern`, which asks rather about what it misses; and with `broaden`, which shows more of what is hard to recognise.
 # Each time the rate is high again, and some of what was known is lost for a while. These stages have other mixtures of questions,
 # so the end of one is not to be compared with the end of the next.
 # "Right" counts tokens with the right beginning of the answer given, so it is higher than the share of right names.
@@ -652,7 +658,7 @@ assert objective.balance_of([50 * torch.eye(8)[[2, 6] * 4]], every) == (4.0, [4.
 # ## Source
 #
 # - [`recipe.Recipe`](../llama4/train/recipe.py#L167): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L52):
-#   its nine stages.
+#   its ten stages.
 # - [`pictures.views`](../llama4/train/pictures.py#L53): augmentation.
 # - [`optimiser.Muon`](../llama4/train/optimiser.py#L40) and [`weights.Masters`](../llama4/train/weights.py#L24).
 # - [`names.measure`](../llama4/train/names.py#L132) and [`scenes.draw`](../llama4/train/scenes.py#L40): trees.

@@ -74,15 +74,18 @@ class Tree:
         return torch.cat([one.sought_B[one.part.answer_BS[:, 1:].nonzero()[:, 0]] for one in self.branches])
 
 
-def draw(stage: Decoding, number: tuple[int, int], pictures: int, always: Sequence[str] = ()) -> Tree:
-    """Tree `number` (stream and step): so many different emoji, each asked about in the recipe's `questions` languages.
+def draw(
+    stage: Decoding, number: tuple[int, int], pictures: int, always: Sequence[str] = (), questions: int | None = None
+) -> Tree:
+    """Tree `number` (stream and step): so many different emoji, each asked about in `questions` languages, or the recipe's.
 
     `always`: languages that are among them.
     """
     rng = np.random.default_rng((stage.recipe.seed, *number))
     emoji, words = stage.renderer.studio.dataset.emoji, Random(int(rng.integers(1 << 62)))
     drawn = rng.choice(len(emoji), min(pictures, len(emoji)), replace=False)
-    asked = [same_picture(words, emoji, int(one), languages(words, stage.recipe.questions, always)) for one in drawn]
+    count = questions or stage.recipe.questions
+    asked = [same_picture(words, emoji, int(one), languages(words, count, always)) for one in drawn]
     shown = stage.renderer.tiles([conversations[0].turns[0].pictures[0] for conversations in asked], rng)
     return grow(stage, asked, [[tiles] for tiles in shown])
 

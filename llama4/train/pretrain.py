@@ -1,7 +1,7 @@
 """Train the small model, from data to checkpoint:
 
     python -m llama4.train.emoji                       data/emoji     (a minute, and a network)
-    python -m llama4.train.pretrain                    runs/tiny      (seven hours on two CPU cores)
+    python -m llama4.train.pretrain                    runs/tiny      (eight and a half hours on two CPU cores)
 
     tokenizer  byte pairs of the names, keywords and questions                RUN/tokenizer.model
     see        the vision encoder learns which emoji a tile shows             RUN/see.pt
@@ -12,7 +12,8 @@
     rehearse   the decoder learns all tasks once more                         RUN/rehearse.pt
     relate     the same, with more that begins at a name                      RUN/relate.pt
     together   the same and whether two are the same; the encoder too         RUN/together.pt
-    discern    the same; more sides, rather what it missed                  RUN/discern.pt
+    discern    the same; more sides, rather what it missed                    RUN/discern.pt
+    broaden    the same; more pictures, rather by artists it knows least      RUN/broaden.pt
     export     Hugging Face's layout, bf16                                    RUN/model
 
 `--until speak` exports what the fourth stage leaves, after two hours and a quarter, to RUN/model-speak; without it the same
@@ -43,7 +44,7 @@ from llama4.train.memory import keep_freed_memory, keep_kernels
 from llama4.train.recipe import STAGES, Recipe, small_config
 from llama4.train.render import Renderer, Studio
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Discern, Few, Rehearse, Relate, Speak, Together, Words
+from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Speak, Together, Words
 from llama4.train.weights import draw
 
 DEFAULT_RUN = Path("runs/tiny")
@@ -75,6 +76,7 @@ def run(recipe: Recipe, data: Path, folder: Path, until: str = STAGES[-1]) -> Pa
         lambda: Relate(model, tokenizer, renderer, recipe),
         lambda: Together(model, tokenizer, renderer, recipe),
         lambda: Discern(model, tokenizer, renderer, recipe),
+        lambda: Broaden(model, tokenizer, renderer, recipe),
     )
     # Made one after the other: a stage begins with the weights that the one before left.
     for name, make in zip(STAGES, stages, strict=True):
@@ -109,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--until",
         choices=STAGES,
         default=STAGES[-1],
-        help="the last stage to run, exported to INTO/model-STAGE (discern, to INTO/model)",
+        help="the last stage to run, exported to INTO/model-STAGE (broaden, to INTO/model)",
     )
     parser.add_argument("--all-artists", action="store_true", help="learn from the validation artist too: the last run")
     chosen = parser.parse_args(arguments)

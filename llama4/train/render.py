@@ -5,12 +5,13 @@
     a row or a column        views side by side on white, a tile each, and the whole squeezed into one more
     a frame                  one tile, always
 
-An emoji is drawn by any of the artists who drew it, each as likely as another. All views of a batch are made in one go.
+An emoji is drawn by any of the artists who drew it, each as likely as another or by given shares. All views of a batch are made
+in one go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,7 +32,10 @@ Tiles = tuple[Tensor, tuple[int, int]]  # float32 [R, 3, side, side], and the ro
 
 @dataclass(frozen=True)
 class Studio:
-    """How pictures are drawn: by which artists (others are only validated on), how far from the drawing, how often large."""
+    """How pictures are drawn: by which artists (others are only validated on), how far from the drawing, how often large.
+
+    shares: how likely an artist is among those who drew an emoji, as weights of any sum; None: each as likely as another.
+    """
 
     dataset: Dataset
     artists: tuple[str, ...]
@@ -39,6 +43,7 @@ class Studio:
     vision: VisionConfig
     how: Augmentation
     many_tiles: float = 0.05
+    shares: Mapping[str, float] | None = None
 
     def drawings(self) -> dict[int, list[tuple[str, int]]]:
         """Who drew each emoji, and at which position of the artist's pictures."""
@@ -99,8 +104,12 @@ class Renderer:
         return iter(views(np.stack([self._drawing(e, rng) for e in emoji]), side, how, generator))
 
     def _drawing(self, emoji: int, rng: np.random.Generator) -> np.ndarray:
-        artists = self.drawn_by[emoji]
-        name, position = artists[int(rng.integers(len(artists)))]
+        artists, shares = self.drawn_by[emoji], self.studio.shares
+        if shares is None:
+            name, position = artists[int(rng.integers(len(artists)))]
+        else:
+            odds = np.array([shares[name] for name, _ in artists])
+            name, position = artists[int(rng.choice(len(artists), p=odds / odds.sum()))]
         return self.studio.dataset.artists[name].pixels[position]
 
 

@@ -7,6 +7,7 @@
     relate      the same with more sides, which weigh more, and a tree of text (texts.py)
     together    the same, with scenes that ask whether two are the same, and the vision encoder learns along
     discern     the same with more sides: more pairs, asked about less often, and rather those that were missed
+    broaden     the same with more pictures, asked about less often, and rather by the artists that are known least
 
 A tree is one picture, or some, that many questions go on from. Names are most of what the model has to know, and what it knows
 of them goes when it is not asked for; so every step has both trees, from first to last.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
@@ -194,6 +196,30 @@ class Discern(Together):
     def before(self) -> int:
         """Those of the four stages that draw from the same streams."""
         return super().before() + self.recipe.together.steps
+
+
+class Broaden(Discern):
+    """More pictures in every tree, rather by artists that are known least; the batches after the last of `Discern`."""
+
+    name = "broaden"
+    kinds = "broad_scenes"
+    depends = (
+        *(name for name in RELATING if name != "pictures"),
+        *(kinds, "broad_pictures", "broad_questions", "shares", "memory", "alike", "relate", "together", "discern"),
+    )
+
+    def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
+        shared = Renderer(replace(renderer.studio, shares=recipe.shares))
+        super().__init__(model, tokenizer, shared, recipe)
+
+    def named(self, number: int) -> names.Tree:
+        """More pictures, each in fewer languages."""
+        recipe = self.recipe
+        return names.draw(self, (NAMES, number), recipe.broad_pictures, ("en",), recipe.broad_questions)
+
+    def before(self) -> int:
+        """Those of the five stages that draw from the same streams."""
+        return super().before() + self.recipe.discern.steps
 
 
 def conversations(stage: Decoding, mixture: Mixture, renderer: Renderer) -> Batches:

@@ -27,6 +27,7 @@ RECIPE = replace(
     relate=Plan(steps=2, rows=4, tokens=300, muon_lr=0.02, adam_lr=1e-3, warmup=2, evaluate_every=2, save_every=2),
     together=replace(small_training.SHORT, steps=3, rows=4, tokens=300, encoder=0.5, save_every=2),
     discern=replace(small_training.SHORT, steps=3, rows=4, tokens=300, encoder=0.5, save_every=2),
+    broaden=replace(small_training.SHORT, steps=3, rows=4, tokens=300, encoder=0.5, save_every=2),
 )
 
 

@@ -27,7 +27,7 @@ from llama4.train.recipe import Plan, Pool, Recipe, Scene
 from llama4.train.render import Renderer, Studio
 from llama4.train.rows import Writer
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Discern, Few, Rehearse, Relate, Speak, Together, Words
+from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Speak, Together, Words
 from llama4.train.tasks import Mixture
 from llama4.train.weights import draw
 
@@ -47,12 +47,16 @@ RECIPE = Recipe(
     relate=SHORT,
     together=replace(SHORT, encoder=0.5),
     discern=replace(SHORT, encoder=0.5),
+    broaden=replace(SHORT, encoder=0.5),
     **{"questions": 3, "pictures": 2, "many_tiles": 0.2, "texts": 4},
     few_scenes=tuple(Scene(layout, 2, 1, trunks=2, english=1.0, few=True) for layout in ("row", "apart", "side")),
     scenes=tuple(Scene(layout, 2, 1, trunks=2) for layout in ("large", "row", "apart", "side")),  # what fits its chunk
     related_scenes=(Scene("side", 2, 1, trunks=2, stress=3.0), Scene("apart", 2, 1, trunks=2)),
     joint_scenes=(Scene("same", 2, 1, trunks=2, stress=2.0, questions=2), Scene("row", 2, 1, trunks=2, english=1.0)),
     discerning_scenes=(Scene("side", 2, 1, trunks=2, english=1.0, stress=2.0, questions=2),),
+    broad_scenes=(Scene("side", 2, 1, trunks=3, english=1.0, questions=2),),
+    **{"broad_pictures": 3, "broad_questions": 2},
+    text_mixture=replace(Recipe().text_mixture, english=1.0),  # what fits its chunk, too
     pool=Pool(first=4, doubling=2),
 )
 
@@ -176,6 +180,12 @@ def discern_stage(recipe: Recipe = RECIPE) -> Discern:
     """`discern`, straight after `see`."""
     after = see_stage(recipe)
     return Discern(after.model, small_tokenizer(), after.renderer, recipe)
+
+
+def broaden_stage(recipe: Recipe = RECIPE) -> Broaden:
+    """`broaden`, straight after `see`."""
+    after = see_stage(recipe)
+    return Broaden(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def few_stage(recipe: Recipe = RECIPE) -> Few:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_training import discern_stage, gather_stage, see_stage, speak_stage, together_stage
+from small_training import broaden_stage, discern_stage, gather_stage, see_stage, speak_stage, together_stage
 from torch import nn
 from toy_stage import PLAN, Toy
 
@@ -19,7 +19,9 @@ from llama4.train import log, loop
 from llama4.train.loop import Stage, interrupted, train, update
 from llama4.train.weights import optimisers
 
-STAGES = pytest.mark.parametrize("make", [see_stage, gather_stage, speak_stage, together_stage, discern_stage, Toy])
+STAGES = pytest.mark.parametrize(
+    "make", [see_stage, gather_stage, speak_stage, together_stage, discern_stage, broaden_stage, Toy]
+)
 
 
 @pytest.fixture(autouse=True)

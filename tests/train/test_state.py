@@ -12,6 +12,7 @@ import pytest
 import torch
 from small_training import (
     RECIPE,
+    broaden_stage,
     discern_stage,
     few_stage,
     gather_stage,
@@ -92,6 +93,13 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
         *[("discern", "discerning_scenes", ()), ("discern", "together", PLAN), ("discern", "relate", PLAN)],
         *[("discern", "rehearse", PLAN), ("discern", "speak", PLAN), ("discern", "texts", 3), ("discern", "seed", 8)],
         *[("discern", "memory", 2.0), ("discern", "alike", 0.1), ("discern", "text_mixture", Mixture(strip=9))],
+        *[("broaden", "broad_scenes", ()), ("broaden", "broad_pictures", 2), ("broaden", "broad_questions", 3)],
+        *[
+            ("broaden", "shares", {"noto": 1.0, "fluent": 2.0}),
+            ("broaden", "discern", PLAN),
+            ("broaden", "memory", 2.0),
+        ],
+        *[("broaden", "alike", 0.1), ("broaden", "together", PLAN), ("broaden", "seed", 8), ("broaden", "texts", 3)],
         *[("gather", "pull", 1.0), ("gather", "smoothing", 0.3), ("gather", "seed", 8)],
         *[("see", "augmentation", Augmentation(turn=3.0)), ("speak", "augmentation", Augmentation(turn=3.0))],
         *[
@@ -120,7 +128,7 @@ def test_a_state_of_another_recipe_is_refused(stage: str, field: str, value: obj
     """Whatever a stage's weights depend on; what only other stages depend on may change."""
     encoder = {"see": see_stage, "gather": gather_stage}
     decoder = {"words": words_stage, "few": few_stage, "speak": speak_stage, "rehearse": rehearse_stage}
-    decoder |= {"relate": relate_stage, "together": together_stage, "discern": discern_stage}
+    decoder |= {"relate": relate_stage, "together": together_stage, "discern": discern_stage, "broaden": broaden_stage}
     build = (encoder | decoder)[stage]
     train(build(), tmp_path, until=1)
     with pytest.raises(InputError, match=rf"{stage}\.pt belongs to a run with other numbers \({field}\)"):
