@@ -12,6 +12,7 @@
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,7 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # 7. `relate`: the same, with more that begins at a name: on which side it is, what it is in another language.
 # 8. `together`: all tasks, and now the encoder learns along, at half the rate.
 # 9. `discern`: the same with more sides: more pairs, asked about less often, and rather those where it was wrong.
-# 10. `broaden`: the same with more pictures in every tree, each asked about less often, and more by the artists it knows least.
+# 10. `broaden`: the same with more pictures, each asked about less often, and more of some artists.
 
 # %% [markdown]
 # The third takes two minutes and was found late. To answer "on which side is the fox?" the decoder must look from a name at the
@@ -167,9 +168,12 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # where a step showed 12 pairs and asked eight times about each, a name coming up four times, `discern` shows 36 and
 # asks twice. In a short trial that brought three times as much. It also keeps, for each emoji, a running mean of what the
 # answers cost when it was sought, and draws one picture of each pair by that ([`missed.py`](../llama4/train/missed.py)),
-# which brought little more. The tenth does with all trees what the ninth did with sides: it names 48 pictures in four languages
-# each, where there were 24 in eight, and lists 16 strips where there were six. And it shows EmojiOne's drawings four times as
-# often as each of Fluent's in colour, which are three renderings of one drawing.
+# which brought little more.
+#
+# The tenth does with names and lists what the ninth did with sides: it names 48 pictures in four languages each, where there
+# were 24 in eight, and lists 16 strips where there were six. And not every artist draws as often as another any more: of an emoji
+# that both drew, EmojiOne's drawing comes four times as often as each of Fluent's three with colours, which are one drawing in
+# three manners.
 #
 # Within each stage the learning rate rises in a few steps, stays, and falls in a straight line. There are two optimisers, one
 # for matrices and one for the rest (below as well). The picture has the rate of the first; the other's has the same course. In
@@ -460,8 +464,8 @@ assert tree_tokens < 0.75 * apart_tokens and conversations * numbers.speak.steps
 
 # %% [markdown]
 # With several pictures in the trunk the saving grows, and so does what can be asked: which is left, are they the same, list
-# what you see. Every step of `speak` has a tree of names, a tree of one **scene** and a few conversations on their own, and a
-# step of the last three stages a tree without pictures as well. Here is a scene of two pictures: below them some of its
+# what you see. Every step of `speak` has a tree of names, a tree of one **scene** and a few conversations on their own, and from
+# `relate` on a tree without pictures as well. Here is a scene of two pictures: below them some of its
 # branches, each behind the number of its trunk. The gradient is again that of separate conversations.
 
 # %%
@@ -536,18 +540,15 @@ for begin in list(plot.begins(run).values())[1:]:
     right.axvline(begin, color="0.7", linewidth=0.8)
 show(whole, "Loss falls and right answers rise within each stage; vertical lines mark where a stage begins.")
 assert np.mean(words[1][-10:]) < np.mean(words[1][:3]) / 2 and np.mean(tokens[1][-10:]) > np.mean(tokens[1][:3])
-for before, after in (
-    ("few", "speak"),
-    *zip(recipe.STAGES[5:-1], recipe.STAGES[6:], strict=True),
-):  # from `rehearse` on
+for before, after in [("few", "speak"), *pairwise(recipe.STAGES[recipe.STAGES.index("rehearse") :])]:
     assert np.mean(curves[after, "answers"][1][:3]) > np.mean(curves[before, "answers"][1][-10:])
 
 # %% [markdown]
 # Behind `few` the loss jumps: the decoder knows eight emoji well and the English names of the rest more or less, and from the
 # first step of `speak` on it is asked about all of them, in sixteen languages, and for translations. Then it falls again. It
-# jumps five times more, though not as far: behind `gather`, where the encoder says other things than it did; with `relate`,
-# which asks what was hardly asked before; with `together`, which asks often whether two are the same, and moves the encoder;
-# with `discern`, which asks rather about what it misses; and with `broaden`, which shows more of what is hard to recognise.
+# jumps three times more, though not as far: behind `gather`, where the encoder says other things than it did; with `relate`,
+# which asks what was hardly asked before; and with `together`, which asks often whether two are the same, and moves the encoder.
+# `discern` and `broaden` begin where the stage before has ended, and the loss doubles within two hundred steps.
 # Each time the rate is high again, and some of what was known is lost for a while. These stages have other mixtures of questions,
 # so the end of one is not to be compared with the end of the next.
 # "Right" counts tokens with the right beginning of the answer given, so it is higher than the share of right names.

@@ -13,7 +13,7 @@
     relate     the same, with more that begins at a name                      RUN/relate.pt
     together   the same and whether two are the same; the encoder too         RUN/together.pt
     discern    the same; more sides, rather what it missed                    RUN/discern.pt
-    broaden    the same; more pictures, rather by artists it knows least      RUN/broaden.pt
+    broaden    the same; more pictures, each asked about less often           RUN/broaden.pt
     export     Hugging Face's layout, bf16                                    RUN/model
 
 `--until speak` exports what the fourth stage leaves, after two hours and a quarter, to RUN/model-speak; without it the same

@@ -7,7 +7,7 @@
     relate      the same with more sides, which weigh more, and a tree of text (texts.py)
     together    the same, with scenes that ask whether two are the same, and the vision encoder learns along
     discern     the same with more sides: more pairs, asked about less often, and rather those that were missed
-    broaden     the same with more pictures, asked about less often, and rather by the artists that are known least
+    broaden     the same with more single pictures, strips and pictures apart, asked about less often; artists by their shares
 
 A tree is one picture, or some, that many questions go on from. Names are most of what the model has to know, and what it knows
 of them goes when it is not asked for; so every step has both trees, from first to last.
@@ -126,9 +126,9 @@ class Rehearse(Speak):
         return self.recipe.speak.steps
 
 
-# What the stages with a tree of text depend on, but for their scenes.
+# What the stages with a tree of text depend on, but for the pictures that they name and their scenes.
 RELATING = (
-    *("balance_weight", "many_tiles", "mixture", "questions", "pictures"),
+    *("balance_weight", "many_tiles", "mixture", "questions"),
     *("texts", "text_mixture", "speak", "rehearse"),
 )
 
@@ -138,7 +138,7 @@ class Relate(Speak):
 
     name = "relate"
     kinds = "related_scenes"  # the recipe's, of which the second tree is one
-    depends = (*RELATING, kinds)
+    depends = (*RELATING, "pictures", kinds)
 
     def before(self) -> int:
         """Those of `Speak` and of `Rehearse`."""
@@ -167,7 +167,7 @@ class Together(Relate):
 
     name = "together"
     kinds = "joint_scenes"
-    depends = (*RELATING, kinds, "relate")
+    depends = (*RELATING, "pictures", kinds, "relate")
 
     def before(self) -> int:
         """Those of the three stages that draw from the same streams."""
@@ -179,7 +179,7 @@ class Discern(Together):
 
     name = "discern"
     kinds = "discerning_scenes"
-    depends = (*RELATING, kinds, "memory", "alike", "relate", "together")
+    depends = (*RELATING, "pictures", kinds, "memory", "alike", "relate", "together")
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
         super().__init__(model, tokenizer, renderer, recipe)
@@ -199,18 +199,21 @@ class Discern(Together):
 
 
 class Broaden(Discern):
-    """More pictures in every tree, rather by artists that are known least; the batches after the last of `Discern`."""
+    """More pictures in most trees, and artists by their shares; the batches after the last of `Discern`.
+
+    What `Discern` counted as missed is forgotten: it would be a count of the last three askings, some 250 steps.
+    """
 
     name = "broaden"
     kinds = "broad_scenes"
     depends = (
-        *(name for name in RELATING if name != "pictures"),
-        *(kinds, "broad_pictures", "broad_questions", "shares", "memory", "alike", "relate", "together", "discern"),
+        *(*RELATING, "broad_pictures", "broad_questions", "shares", kinds),
+        *("memory", "alike", "relate", "together", "discern"),
     )
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
-        shared = Renderer(replace(renderer.studio, shares=recipe.shares))
-        super().__init__(model, tokenizer, shared, recipe)
+        weighted = Renderer(replace(renderer.studio, shares=recipe.shares))
+        super().__init__(model, tokenizer, weighted, recipe)
 
     def named(self, number: int) -> names.Tree:
         """More pictures, each in fewer languages."""

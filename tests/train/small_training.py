@@ -55,7 +55,7 @@ RECIPE = Recipe(
     joint_scenes=(Scene("same", 2, 1, trunks=2, stress=2.0, questions=2), Scene("row", 2, 1, trunks=2, english=1.0)),
     discerning_scenes=(Scene("side", 2, 1, trunks=2, english=1.0, stress=2.0, questions=2),),
     broad_scenes=(Scene("side", 2, 1, trunks=3, english=1.0, questions=2),),
-    **{"broad_pictures": 3, "broad_questions": 2},
+    **{"broad_pictures": 4, "broad_questions": 2},
     text_mixture=replace(Recipe().text_mixture, english=1.0),  # what fits its chunk, too
     pool=Pool(first=4, doubling=2),
 )

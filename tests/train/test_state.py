@@ -100,6 +100,9 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
             ("broaden", "memory", 2.0),
         ],
         *[("broaden", "alike", 0.1), ("broaden", "together", PLAN), ("broaden", "seed", 8), ("broaden", "texts", 3)],
+        *[("broaden", "speak", PLAN), ("broaden", "rehearse", PLAN), ("broaden", "relate", PLAN)],
+        *[("broaden", "mixture", Mixture(strip=9)), ("broaden", "text_mixture", Mixture(strip=9))],
+        *[("broaden", "questions", 2), ("broaden", "many_tiles", 0.5), ("broaden", "balance_weight", 0.5)],
         *[("gather", "pull", 1.0), ("gather", "smoothing", 0.3), ("gather", "seed", 8)],
         *[("see", "augmentation", Augmentation(turn=3.0)), ("speak", "augmentation", Augmentation(turn=3.0))],
         *[
