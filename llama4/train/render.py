@@ -105,6 +105,7 @@ class Renderer:
 
     def _drawing(self, emoji: int, rng: np.random.Generator) -> np.ndarray:
         artists, shares = self.drawn_by[emoji], self.studio.shares
+        # Equal shares would draw otherwise than `integers` does, from which all stages before have learnt.
         if shares is None:
             name, position = artists[int(rng.integers(len(artists)))]
         else:

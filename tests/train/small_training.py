@@ -20,6 +20,7 @@ from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
 from llama4.train.bpe import count_pieces, train
 from llama4.train.data import Batches
+from llama4.train.decoding import Decoding
 from llama4.train.emoji.dataset import Artist, Dataset
 from llama4.train.gather import Gather
 from llama4.train.pictures import Augmentation
@@ -198,6 +199,18 @@ def words_stage(recipe: Recipe = RECIPE, after: See | None = None) -> Words:
     """`words`, after the given `see`."""
     after = after or see_stage(recipe)
     return Words(after.model, small_tokenizer(), after.renderer, recipe)
+
+
+def gradients_of(stage: Decoding) -> dict[str, torch.Tensor]:
+    """Of the fp32 weights, where there are any."""
+    return {name: weight.grad for name, weight in stage.masters.weights.items() if weight.grad is not None}
+
+
+def assert_near(ours: dict[str, torch.Tensor], plain: dict[str, torch.Tensor]) -> None:
+    """float32 sums in another order, through six layers."""
+    assert set(ours) == set(plain)
+    for name, expected in plain.items():
+        assert (ours[name] - expected).abs().max() <= 5e-5 * max(1e-3, float(expected.abs().max())), name
 
 
 def write_folder(folder: Path, artists: tuple[str, ...]) -> Path:

@@ -14,6 +14,8 @@ from small_training import (
     RECIPE,
     SHORT,
     VISION,
+    assert_near,
+    gradients_of,
     small_model,
     small_tokenizer,
     speak_stage,
@@ -25,7 +27,6 @@ from task_emoji import EMOJI
 
 from llama4.generate import LLM
 from llama4.train import names, scenes
-from llama4.train.decoding import Decoding
 from llama4.train.emoji.dataset import LANGUAGES
 from llama4.train.loop import update
 from llama4.train.objective import measure
@@ -168,17 +169,6 @@ def recipe_of(tokens: int = 400, balance_weight: float = 0.0) -> Recipe:
     """All tasks in all stages."""
     plan = replace(RECIPE.speak, rows=8, tokens=tokens)
     return replace(RECIPE, words=plan, few=plan, speak=plan, first_words=Mixture(), balance_weight=balance_weight)
-
-
-def gradients_of(stage: Decoding) -> dict[str, torch.Tensor]:
-    return {name: weight.grad for name, weight in stage.masters.weights.items() if weight.grad is not None}
-
-
-def assert_near(ours: dict[str, torch.Tensor], plain: dict[str, torch.Tensor]) -> None:
-    """float32 sums in another order, through six layers."""
-    assert set(ours) == set(plain)
-    for name, expected in plain.items():
-        assert (ours[name] - expected).abs().max() <= 5e-5 * max(1e-3, float(expected.abs().max())), name
 
 
 @pytest.mark.parametrize("kind", [Words, Speak])
