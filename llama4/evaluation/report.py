@@ -19,7 +19,7 @@ from llama4.bench.report import provenance
 from llama4.errors import InputError
 from llama4.evaluation.intervals import wilson
 from llama4.files import replacing
-from llama4.train.emoji.dataset import TRAIN_ARTISTS
+from llama4.train.emoji.dataset import LEARNT_ARTISTS
 
 FORMAT = "llama4-eval-1"
 BEGIN, END = "<!-- eval -->", "<!-- end -->"
@@ -50,7 +50,7 @@ def rows_of(suite: str, hits: Iterable[tuple[str, bool]]) -> list[dict[str, Any]
     return [
         {"suite": suite, "row": row, "n": len(hit), "hits": sum(hit), "share": sum(hit) / len(hit)}
         | dict(zip(("low", "high"), wilson(sum(hit), len(hit)), strict=True))
-        | {"target": None if row in TRAIN_ARTISTS else TARGETS.get(suite)}  # artists are asked for together
+        | {"target": None if row in LEARNT_ARTISTS else TARGETS.get(suite)}  # artists are asked for together
         for row, hit in counted.items()
     ]
 

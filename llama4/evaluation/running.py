@@ -24,7 +24,7 @@ from llama4.evaluation.wordings import NAMING
 from llama4.generate import LLM
 from llama4.load import load, resolve_path
 from llama4.quant import count_weights, is_quantised
-from llama4.train.emoji.dataset import TRAIN_ARTISTS, Dataset, open_dataset
+from llama4.train.emoji.dataset import LEARNT_ARTISTS, Dataset, open_dataset
 
 SCENES = {
     "strip": scenes.strip_of_three,
@@ -87,7 +87,7 @@ def questions_of(suite: str, drawn: Drawings, dataset: Dataset, limit: int | Non
     if suite == "languages":
         return Asked(suites.languages(drawn, limit), every * len(NAMING))
     if suite == "trained":
-        artists = [artist for artist in TRAIN_ARTISTS if artist in dataset.artists]
+        artists = [artist for artist in LEARNT_ARTISTS if artist in dataset.artists]
         if not artists:
             raise InputError(
                 "The data holds no artist that was trained on: build them, or leave out the suite `trained`."

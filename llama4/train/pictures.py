@@ -5,6 +5,7 @@ the drawing filling the frame. So each view of a drawing is drawn anew:
 
     place     turn, scale, shear, shift, and a smooth warp of the plane
     colour    a hue rotation, saturation, contrast, brightness, now and then grey or inverted
+    tinge     a smooth field of colour over the drawing, in the last stage: its sun is orange below and green above
     ground    white mostly, else a flat colour, else a slope between two
     soften    down and up again in size, noise, a patch rubbed out
 
@@ -44,6 +45,8 @@ class Augmentation:
     contrast: float = 0.3
     brightness: float = 0.12
     grey: float = 0.06
+    tinged: float = 0.0
+    tinge: float = 0.35
     coloured_ground: float = 0.35
     soften: float = 0.3
     noise: float = 0.03
@@ -82,7 +85,10 @@ def grid(count: int, side: int, how: Augmentation, generator: Generator) -> Tens
 
 
 def recolour(premultiplied: Tensor, cover: Tensor, how: Augmentation, generator: Generator) -> Tensor:
-    """Colours through one 3 x 3 matrix and one offset a picture: `[n, 3, side, side]`, still premultiplied by `cover`."""
+    """Colours through one 3 x 3 matrix and one offset a picture, and a field of colour over a share `tinged` of them.
+
+    `[n, 3, side, side]`, still premultiplied by `cover`.
+    """
     count = len(premultiplied)
     matrix = _hue(_spread(count, how.hue, generator) * math.pi / 180)
     grey = torch.tensor(GREY).expand(3, 3)
@@ -92,7 +98,17 @@ def recolour(premultiplied: Tensor, cover: Tensor, how: Augmentation, generator:
     contrast = torch.exp(_spread(count, how.contrast, generator))[:, None, None]
     offset = 0.5 - 0.5 * contrast + _spread(count, how.brightness, generator)[:, None, None]
     mixed = torch.einsum("bcd,bdyx->bcyx", contrast * matrix, premultiplied)
-    return torch.minimum((mixed + offset[..., None] * cover).clamp_min(0), cover)
+    added = offset[..., None]
+    if how.tinged:  # no draw without it: the stages that learnt before there were any see what they saw
+        added = added + field(count, premultiplied.shape[-1], how, generator)
+    return torch.minimum((mixed + added * cover).clamp_min(0), cover)
+
+
+def field(count: int, side: int, how: Augmentation, generator: Generator) -> Tensor:
+    """Colour to add, drawn at nine places and smooth between: `[n, 3, side, side]`; 0 but for a share `tinged`."""
+    nodes = how.tinge * torch.randn(count, 3, 3, 3, generator=generator)
+    on = torch.rand(count, generator=generator) < how.tinged
+    return F.interpolate(on[:, None, None, None] * nodes, size=(side, side), mode="bicubic", align_corners=True)
 
 
 def ground(count: int, side: int, how: Augmentation, generator: Generator) -> Tensor:

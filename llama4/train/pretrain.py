@@ -1,7 +1,7 @@
 """Train the small model, from data to checkpoint:
 
     python -m llama4.train.emoji                       data/emoji     (a minute, and a network)
-    python -m llama4.train.pretrain                    runs/tiny      (eight and a half hours on two CPU cores)
+    python -m llama4.train.pretrain                    runs/tiny      (ten hours on two CPU cores)
 
     tokenizer  byte pairs of the names, keywords and questions                RUN/tokenizer.model
     see        the vision encoder learns which emoji a tile shows             RUN/see.pt
@@ -14,6 +14,7 @@
     together   the same and whether two are the same; the encoder too         RUN/together.pt
     discern    the same; more sides, rather what it missed                    RUN/discern.pt
     broaden    the same; more pictures, each asked about less often           RUN/broaden.pt
+    vary       the same; more pictures again, in other colours                RUN/vary.pt
     export     Hugging Face's layout, bf16                                    RUN/model
 
 `--until speak` exports what the fourth stage leaves, after two hours and a quarter, to RUN/model-speak; without it the same
@@ -37,14 +38,14 @@ from llama4.errors import InputError
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
 from llama4.train import tokenizer as tokenizer_training
-from llama4.train.emoji.dataset import DEFAULT_FOLDER, TRAIN_ARTISTS, VALIDATION_ARTIST, open_dataset
+from llama4.train.emoji.dataset import DEFAULT_FOLDER, LEARNT_ARTISTS, TRAIN_ARTISTS, VALIDATION_ARTIST, open_dataset
 from llama4.train.gather import Gather
 from llama4.train.loop import Stage, train
 from llama4.train.memory import keep_freed_memory, keep_kernels
 from llama4.train.recipe import STAGES, Recipe, small_config
 from llama4.train.render import Renderer, Studio
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Speak, Together, Words
+from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Speak, Together, Vary, Words
 from llama4.train.weights import draw
 
 DEFAULT_RUN = Path("runs/tiny")
@@ -55,7 +56,7 @@ def run(recipe: Recipe, data: Path, folder: Path, until: str = STAGES[-1]) -> Pa
 
     It is `model`, or `model-speak` where `until` is `speak`: what an earlier stage leaves does not replace what the last one did.
     """
-    dataset = open_dataset(data, need=(*TRAIN_ARTISTS, VALIDATION_ARTIST))
+    dataset = open_dataset(data, need=LEARNT_ARTISTS)
     tokenizer = make_tokenizer(data, folder / "tokenizer.model")
     model = Llama4(small_config(tokenizer))
     draw(model, recipe.seed)
@@ -77,6 +78,7 @@ def run(recipe: Recipe, data: Path, folder: Path, until: str = STAGES[-1]) -> Pa
         lambda: Together(model, tokenizer, renderer, recipe),
         lambda: Discern(model, tokenizer, renderer, recipe),
         lambda: Broaden(model, tokenizer, renderer, recipe),
+        lambda: Vary(model, tokenizer, renderer, recipe),
     )
     # Made one after the other: a stage begins with the weights that the one before left.
     for name, make in zip(STAGES, stages, strict=True):
@@ -111,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--until",
         choices=STAGES,
         default=STAGES[-1],
-        help="the last stage to run, exported to INTO/model-STAGE (broaden, to INTO/model)",
+        help="the last stage to run, exported to INTO/model-STAGE (vary, to INTO/model)",
     )
     parser.add_argument("--all-artists", action="store_true", help="learn from the validation artist too: the last run")
     chosen = parser.parse_args(arguments)

@@ -24,6 +24,7 @@ from llama4.tokenizer import Tokenizer
 from llama4.train import names, scenes, texts
 from llama4.train.data import Batch, Batches
 from llama4.train.decoding import Decoding
+from llama4.train.emoji.dataset import LATE_ARTIST
 from llama4.train.missed import Missed
 from llama4.train.objective import Measured, measure
 from llama4.train.recipe import Recipe
@@ -223,6 +224,31 @@ class Broaden(Discern):
     def before(self) -> int:
         """Those of the five stages that draw from the same streams."""
         return super().before() + self.recipe.discern.steps
+
+
+class Vary(Broaden):
+    """Single pictures in yet more views: twice as many, tinged (pictures.py), and drawn by one artist more; the encoder learns
+    at the whole rate. The batches after the last of `Broaden`."""
+
+    name = "vary"
+    depends = (
+        *(*RELATING, "varied_pictures", "varied_questions", "varied", "shares", Broaden.kinds),
+        *("memory", "alike", "relate", "together", "discern", "broaden"),
+    )
+
+    def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
+        studio = renderer.studio
+        varied = replace(studio, artists=(*studio.artists, LATE_ARTIST), how=recipe.varied)
+        super().__init__(model, tokenizer, Renderer(varied), recipe)
+
+    def named(self, number: int) -> names.Tree:
+        """More pictures again, each in English and one other language."""
+        recipe = self.recipe
+        return names.draw(self, (NAMES, number), recipe.varied_pictures, ("en",), recipe.varied_questions)
+
+    def before(self) -> int:
+        """Those of the six stages that draw from the same streams."""
+        return super().before() + self.recipe.broaden.steps
 
 
 def conversations(stage: Decoding, mixture: Mixture, renderer: Renderer) -> Batches:

@@ -1,4 +1,4 @@
-"""A small world of emoji packages, made here: five emoji, ten tarballs laid out as the real packages are, a registry on this
+"""A small world of emoji packages, made here: five emoji, six tarballs laid out as the real packages are, a registry on this
 machine that serves them, and the tables that point at them. Nothing reaches the network.
 """
 
@@ -94,9 +94,11 @@ def contents() -> dict[str, dict[str, bytes]]:
         "height": 32,
         "icons": {name: {"body": body((9, 9, 9))} for name in ("versus", "red-apple", "sunny")},
     }
+    again = old | {"icons": {f"vs-{number}": {"body": body((number, 9, 9))} for number in (2, 1)}}
     return {
         "set": {"icons.json": json.dumps(icons).encode(), "chars.json": json.dumps(chars).encode()},
         "old": {"icons.json": json.dumps(old).encode(), "chars.json": b"{}"},
+        "again": {"icons.json": json.dumps(again).encode(), "chars.json": b"{}"},
         "three": {
             "assets/1f436.webp": picture(EMOJI[0][4], 40, "WEBP"),
             "assets/2600-fe0f.webp": picture(EMOJI[2][4], 40, "WEBP"),
@@ -131,6 +133,7 @@ class World:
         have = self.packages
         table = {name: Source(name, have["set"], "iconify", codes=have["set"]) for name in sources.SOURCES}
         table["blob"] = Source("blob", have["old"], "iconify", codes=have["set"])
+        table["streamline"] = Source("streamline", have["again"], "iconify", codes=have["set"], numbered=True)
         table["fluent-3d"] = Source("fluent-3d", have["three"], "webp", folder="package/assets/")
         table["twemoji"] = Source("twemoji", have["twitter"], "png", folder="package/img/twitter/64/")
         for module in (build, licences):

@@ -21,14 +21,14 @@ from llama4.tokenizer import Tokenizer
 from llama4.train.bpe import count_pieces, train
 from llama4.train.data import Batches
 from llama4.train.decoding import Decoding
-from llama4.train.emoji.dataset import Artist, Dataset
+from llama4.train.emoji.dataset import LATE_ARTIST, Artist, Dataset
 from llama4.train.gather import Gather
 from llama4.train.pictures import Augmentation
 from llama4.train.recipe import Plan, Pool, Recipe, Scene
 from llama4.train.render import Renderer, Studio
 from llama4.train.rows import Writer
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Speak, Together, Words
+from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Speak, Together, Vary, Words
 from llama4.train.tasks import Mixture
 from llama4.train.weights import draw
 
@@ -49,6 +49,7 @@ RECIPE = Recipe(
     together=replace(SHORT, encoder=0.5),
     discern=replace(SHORT, encoder=0.5),
     broaden=replace(SHORT, encoder=0.5),
+    vary=replace(SHORT, encoder=1.0),
     **{"questions": 3, "pictures": 2, "many_tiles": 0.2, "texts": 4},
     few_scenes=tuple(Scene(layout, 2, 1, trunks=2, english=1.0, few=True) for layout in ("row", "apart", "side")),
     scenes=tuple(Scene(layout, 2, 1, trunks=2) for layout in ("large", "row", "apart", "side")),  # what fits its chunk
@@ -56,7 +57,7 @@ RECIPE = Recipe(
     joint_scenes=(Scene("same", 2, 1, trunks=2, stress=2.0, questions=2), Scene("row", 2, 1, trunks=2, english=1.0)),
     discerning_scenes=(Scene("side", 2, 1, trunks=2, english=1.0, stress=2.0, questions=2),),
     broad_scenes=(Scene("side", 2, 1, trunks=3, english=1.0, questions=2),),
-    **{"broad_pictures": 4, "broad_questions": 2},
+    **{"broad_pictures": 4, "broad_questions": 2, "varied_pictures": 6, "varied_questions": 2},
     text_mixture=replace(Recipe().text_mixture, english=1.0),  # what fits its chunk, too
     pool=Pool(first=4, doubling=2),
 )
@@ -125,8 +126,8 @@ def dataset(*artists: str) -> Dataset:
 
 
 def studio(how: Augmentation = NONE, many_tiles: float = 0.0, data: Dataset | None = None) -> Studio:
-    """Learns from noto and fluent, validates on blob."""
-    data = data or dataset("noto", "fluent", "blob")
+    """Learns from noto and fluent, at last from streamline too; validates on blob."""
+    data = data or dataset("noto", "fluent", LATE_ARTIST, "blob")
     return Studio(data, ("noto", "fluent"), ("blob",), VISION, how, many_tiles)
 
 
@@ -187,6 +188,12 @@ def broaden_stage(recipe: Recipe = RECIPE) -> Broaden:
     """`broaden`, straight after `see`."""
     after = see_stage(recipe)
     return Broaden(after.model, small_tokenizer(), after.renderer, recipe)
+
+
+def vary_stage(recipe: Recipe = RECIPE) -> Vary:
+    """`vary`, straight after `see`."""
+    after = see_stage(recipe)
+    return Vary(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def few_stage(recipe: Recipe = RECIPE) -> Few:

@@ -65,6 +65,8 @@ def test_what_a_build_makes(server: Registry, tmp_path: Path) -> None:
     assert noto.picture(0).getpixel((3, 3)) == (160, 90, 30, 255) and noto.picture(0).getpixel((100, 3))[3] == 0
     assert noto.picture(2).getpixel((3, 3))[3] == 0, "the apple is the dog's alias, mirrored"
     assert data.artists["blob"].index.tolist() == [1, 2, 3], "versus by noto's alias, the others by their own names"
+    late = data.artists["streamline"]
+    assert late.index.tolist() == [1, 1] and [late.picture(n).getpixel((3, 3))[0] for n in (0, 1)] == [1, 2], "in order"
     three, twemoji = data.artists["fluent-3d"], data.artists["twemoji"]
     assert three.pixels.shape == (2, 128, 128, 4) and three.index.tolist() == [0, 2]
     assert np.abs(three.pixels[0].astype(int) - (160, 90, 30, 128)).max() <= 1, "straight alpha"
@@ -102,7 +104,7 @@ def test_a_second_run_asks_nobody(server: Registry, tmp_path: Path) -> None:
     built(tmp_path, server)
     asked = len(server.requests)
     assert built(tmp_path, server) == [f"{tmp_path} is complete: nothing to do."]
-    assert len(server.requests) == asked == 5
+    assert len(server.requests) == asked == 6
 
 
 def kill_after(line: str, folder: Path, address: str) -> None:

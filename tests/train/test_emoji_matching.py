@@ -14,7 +14,7 @@ from llama4.train.emoji.artists import pixels_of
 from llama4.train.emoji.dataset import ARTISTS, LANGUAGES
 from llama4.train.emoji.fxemoji_names import FXEMOJI_NAMES
 from llama4.train.emoji.iconify import document, icon_names, resolved
-from llama4.train.emoji.matching import match, name_book, own_codes, slug
+from llama4.train.emoji.matching import drawn_again, match, name_book, own_codes, slug
 from llama4.train.emoji.names import annotations_member, emoji_entries, from_code
 from llama4.train.emoji.sources import SIDE, SOURCES
 
@@ -70,6 +70,14 @@ def test_aliases_that_turn_mean_something_else() -> None:
     assert name_book(chars, aliases) == {"handleft": "👈", "lefthand": "👈"}
 
 
+def test_a_digit_at_the_end_tells_drawings_of_one_emoji_apart() -> None:
+    icons = ["fox-2", "fox-1", "fire", "2", "input-1234", "clock-12", "key-0", "owl-9"]
+    assert drawn_again(icons) == {
+        **{"2": ["2"], "clock-12": ["clock-12"], "fire": ["fire"], "fox": ["fox-1", "fox-2"]},
+        **{"input-1234": ["input-1234"], "key-0": ["key-0"], "owl": ["owl-9"]},
+    }
+
+
 def test_by_hand_comes_before_the_book_and_can_rule_out() -> None:
     entries = [entry("🐶", "dog face", "DOG FACE", "dog"), entry("🐕", "dog"), entry("🪟", "window")]
     icons = ["dog", "dogside", "window"]
@@ -102,6 +110,7 @@ def test_every_artist_has_a_source() -> None:
     assert tuple(SOURCES) == ARTISTS
     for source in SOURCES.values():
         assert (source.codes is not None) == (source.form == "iconify"), source.artist
+        assert source.numbered == (source.artist == "streamline") and (source.form == "iconify" or not source.numbered)
         assert source.package.integrity.startswith("sha512-") and len(source.package.integrity) == 95
 
 

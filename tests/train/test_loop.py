@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from small_training import broaden_stage, discern_stage, gather_stage, see_stage, speak_stage, together_stage
+from small_training import (
+    broaden_stage,
+    discern_stage,
+    gather_stage,
+    see_stage,
+    speak_stage,
+    together_stage,
+    vary_stage,
+)
 from torch import nn
 from toy_stage import PLAN, Toy
 
@@ -20,7 +28,7 @@ from llama4.train.loop import Stage, interrupted, train, update
 from llama4.train.weights import optimisers
 
 STAGES = pytest.mark.parametrize(
-    "make", [see_stage, gather_stage, speak_stage, together_stage, discern_stage, broaden_stage, Toy]
+    "make", [see_stage, gather_stage, speak_stage, together_stage, discern_stage, broaden_stage, vary_stage, Toy]
 )
 
 

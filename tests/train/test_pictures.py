@@ -14,7 +14,7 @@ from small_training import NONE, drawings
 from torch import Generator, Tensor
 
 from llama4.train import pictures
-from llama4.train.pictures import GREY, Augmentation, grid, ground, plain, recolour, spoil, views
+from llama4.train.pictures import GREY, Augmentation, field, grid, ground, plain, recolour, spoil, views
 
 SIDE = 16
 EXACT = 1e-6  # float32: a few roundings of numbers up to 1
@@ -179,6 +179,47 @@ def test_nothing_is_painted_where_the_drawing_does_not_cover() -> None:
     painted = recolour(premultiplied, cover * 0.5, wild, seeded())
     assert painted.min() >= 0 and (painted - cover * 0.5).max() <= 0
     assert not recolour(torch.zeros(3, 3, 4, 4), torch.zeros(3, 1, 4, 4), wild, seeded()).any()
+
+
+def test_a_tinge_is_a_smooth_field_of_colour_over_a_share_of_the_drawings() -> None:
+    """0.4 of 2000 is 800 ± 88, four standard deviations. A channel is drawn at its corners, edges and middle."""
+    how = replace(NONE, tinged=0.4, tinge=0.2)
+    fields = field(2000, 9, how, seeded())
+    on = fields.flatten(1).any(1)
+    assert abs(int(on.sum()) - 800) < 4 * math.sqrt(2000 * 0.4 * 0.6)
+    nodes = fields[on][:, :, ::4, ::4]
+    assert nodes.shape[1:] == (3, 3, 3) and abs(float(nodes.std()) - 0.2) < 4 * 0.2 / math.sqrt(2 * nodes.numel())
+    channels = nodes.flatten(2).transpose(0, 1).flatten(1)
+    assert (torch.corrcoef(channels) - torch.eye(3)).abs().max() < 4 / math.sqrt(channels.shape[1])
+    wide = field(200, 65, replace(how, tinged=1.0), seeded())
+    steps = torch.cat((wide.diff(dim=2).flatten(), wide.diff(dim=3).flatten()))
+    assert steps.abs().max() < 0.25 * wide.abs().max()  # 1/32 of the way between two draws: no edges
+
+
+def test_a_tinge_is_added_to_the_drawing_alone() -> None:
+    premultiplied, cover = grey_picture()
+    how = replace(NONE, tinged=1.0, tinge=0.1)
+    tinged = recolour(premultiplied, cover, how, seeded())
+    assert ((tinged >= 0) & (tinged <= cover)).all()
+    spent = seeded()
+    recolour(premultiplied, cover, NONE, spent)
+    added = field(6, 8, how, spent)
+    wanted = torch.minimum((premultiplied + added * cover).clamp_min(0), cover)
+    assert (tinged - wanted).abs().max() < EXACT and (tinged - premultiplied).abs().max() > 0.1
+    assert not recolour(torch.zeros(3, 3, 8, 8), torch.zeros(3, 1, 8, 8), how, seeded()).any()
+
+
+def test_without_a_tinge_no_number_is_drawn_for_it() -> None:
+    """The stages before the last see what they saw before there were tinges: everything behind it is drawn as it was."""
+    premultiplied, cover = grey_picture()
+    first, second = seeded(), seeded()
+    for how, generator in ((Augmentation(), first), (Augmentation(tinge=0.9), second)):
+        recolour(premultiplied, cover, how, generator)
+    assert torch.equal(first.get_state(), second.get_state())
+    after = seeded()
+    for draws in (6, 6, 6, 6, 6):  # hue, saturation, grey, contrast, brightness: nothing else
+        torch.rand(draws, generator=after)
+    assert torch.equal(first.get_state(), after.get_state())
 
 
 def test_the_ground_is_white_as_often_as_asked() -> None:

@@ -21,6 +21,7 @@ from small_training import (
     see_stage,
     speak_stage,
     together_stage,
+    vary_stage,
     words_stage,
 )
 from toy_stage import PLAN, Toy
@@ -103,7 +104,22 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
         *[("broaden", "speak", PLAN), ("broaden", "rehearse", PLAN), ("broaden", "relate", PLAN)],
         *[("broaden", "mixture", Mixture(strip=9)), ("broaden", "text_mixture", Mixture(strip=9))],
         *[("broaden", "questions", 2), ("broaden", "many_tiles", 0.5), ("broaden", "balance_weight", 0.5)],
-        *[("gather", "pull", 1.0), ("gather", "smoothing", 0.3), ("gather", "seed", 8)],
+        *[
+            ("vary", "varied", Augmentation(tinged=0.1)),
+            ("vary", "varied_pictures", 2),
+            ("vary", "varied_questions", 3),
+        ],
+        *[("vary", "shares", {"noto": 1.0, "fluent": 2.0, "streamline": 1.0}), ("vary", "broad_scenes", ())],
+        *[("vary", "broaden", PLAN), ("vary", "discern", PLAN), ("vary", "together", PLAN), ("vary", "relate", PLAN)],
+        *[("vary", "rehearse", PLAN), ("vary", "speak", PLAN), ("vary", "seed", 8), ("vary", "memory", 2.0)],
+        *[("vary", "alike", 0.1), ("vary", "texts", 3), ("vary", "text_mixture", Mixture(strip=9))],
+        *[("vary", "mixture", Mixture(strip=9)), ("vary", "questions", 2), ("vary", "many_tiles", 0.5)],
+        *[
+            ("vary", "balance_weight", 0.5),
+            ("gather", "pull", 1.0),
+            ("gather", "smoothing", 0.3),
+            ("gather", "seed", 8),
+        ],
         *[("see", "augmentation", Augmentation(turn=3.0)), ("speak", "augmentation", Augmentation(turn=3.0))],
         *[
             ("speak", "mixture", Mixture(strip=9)),
@@ -132,6 +148,7 @@ def test_a_state_of_another_recipe_is_refused(stage: str, field: str, value: obj
     encoder = {"see": see_stage, "gather": gather_stage}
     decoder = {"words": words_stage, "few": few_stage, "speak": speak_stage, "rehearse": rehearse_stage}
     decoder |= {"relate": relate_stage, "together": together_stage, "discern": discern_stage, "broaden": broaden_stage}
+    decoder |= {"vary": vary_stage}
     build = (encoder | decoder)[stage]
     train(build(), tmp_path, until=1)
     with pytest.raises(InputError, match=rf"{stage}\.pt belongs to a run with other numbers \({field}\)"):

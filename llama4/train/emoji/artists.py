@@ -26,7 +26,7 @@ from PIL import Image
 from llama4.errors import InputError
 from llama4.train.emoji.fxemoji_names import FXEMOJI_NAMES
 from llama4.train.emoji.iconify import document, icon_names
-from llama4.train.emoji.matching import match, name_book, own_codes
+from llama4.train.emoji.matching import drawn_again, match, name_book, own_codes
 from llama4.train.emoji.names import from_code
 from llama4.train.emoji.sources import SIDE, Source
 
@@ -91,8 +91,9 @@ def _iconify_drawings(
     book = {} if same_set else name_book(chars, json_member(codes_archive, "package/icons.json").get("aliases", {}))
     names = icon_names(icons)
     own = own_codes(chars, names) if same_set else {}
-    shown = match(entries, names, own, BY_HAND.get(source.artist, {}), book)
-    return [(position, document(icons, name).encode()) for position, name in shown.items()]
+    again = drawn_again(names) if source.numbered else {name: [name] for name in names}
+    shown = match(entries, again, own, BY_HAND.get(source.artist, {}), book)
+    return [(position, document(icons, one).encode()) for position, name in shown.items() for one in again[name]]
 
 
 def pixels_of(content: bytes) -> np.ndarray | None:

@@ -4,7 +4,8 @@ A folder built by `python -m llama4.train.emoji` holds
 
     emoji.json              1585 entries: the emoji, its code points, category, names and keywords by language
     <artist>/pixels.npy     uint8 [n, side, side, 4], straight-alpha RGBA; side 128, 64 for the held-out artist
-    <artist>/index.npy      int64 [n]: the position in emoji.json that each picture shows; an artist draws not all of them
+    <artist>/index.npy      int64 [n]: the position in emoji.json that each picture shows; an artist draws not all of them,
+                            and one of them (streamline) some twice or more
     manifest.json           what was asked for and what is finished (build.py)
 
 Pixels are mapped, not read: seven training artists are about 600 MB, and a draw touches 64 KB of them.
@@ -24,8 +25,10 @@ from llama4.errors import InputError
 
 TRAIN_ARTISTS = ("noto", "fluent", "fluent-3d", "fluent-flat", "fluent-high-contrast", "emojione", "fxemoji")
 VALIDATION_ARTIST = "blob"
+LATE_ARTIST = "streamline"  # the last stage alone learns from it
 HELD_OUT_ARTIST = "twemoji"
-ARTISTS = (*TRAIN_ARTISTS, VALIDATION_ARTIST, HELD_OUT_ARTIST)
+LEARNT_ARTISTS = (*TRAIN_ARTISTS, VALIDATION_ARTIST, LATE_ARTIST)  # by the run that made the shipped model
+ARTISTS = (*LEARNT_ARTISTS, HELD_OUT_ARTIST)
 
 BUILD_COMMAND = "python -m llama4.train.emoji"
 DEFAULT_FOLDER = Path("data/emoji")

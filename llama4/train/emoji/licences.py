@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from llama4.train.emoji.artists import members
-from llama4.train.emoji.dataset import HELD_OUT_ARTIST, VALIDATION_ARTIST
+from llama4.train.emoji.dataset import HELD_OUT_ARTIST, LATE_ARTIST, VALIDATION_ARTIST
 from llama4.train.emoji.sources import CLDR, NAME_PACKAGES, SIDE, SOURCES, TWEMOJI, Package
 
 _INTRODUCTION = """# Licences of the emoji data
@@ -14,6 +14,12 @@ _INTRODUCTION = """# Licences of the emoji data
 Built by `python -m llama4.train.emoji` from the packages of the npm registry below. The pictures and names are the work of those
 named here; they keep their own licences, and this notice goes with the data wherever it goes.
 """
+
+ROLES = {
+    HELD_OUT_ARTIST: "held out: evaluation only",
+    VALIDATION_ARTIST: "validation",
+    LATE_ARTIST: "training, in the last stage",
+}
 
 
 def carried_texts(archive: Path) -> dict[str, str]:
@@ -37,9 +43,7 @@ def purposes(package: Package) -> list[str]:
     found += ["the list of emoji, their order and their categories"] if package == TWEMOJI else []
     for artist, source in SOURCES.items():
         if source.package == package:
-            role = {HELD_OUT_ARTIST: "held out: evaluation only", VALIDATION_ARTIST: "validation"}.get(
-                artist, "training"
-            )
+            role = ROLES.get(artist, "training")
             found.append(f"pictures by the artist `{artist}` ({role})")
         elif source.codes == package:
             found.append(f"names of the pictures of `{artist}`")

@@ -33,6 +33,14 @@ def squeezed(name: str) -> str:
     return name.replace("-", "")
 
 
+def drawn_again(icons: Iterable[str]) -> dict[str, list[str]]:
+    """Name → its drawings, of a set that numbers them: "fox-face" → ["fox-face-1", "fox-face-2"], "fire" → ["fire"]."""
+    found: dict[str, list[str]] = {}
+    for icon in sorted(icons):
+        found.setdefault(re.sub(r"-[1-9]$", "", icon), []).append(icon)
+    return found
+
+
 def own_codes(chars: Mapping[str, str], icons: Iterable[str]) -> dict[str, str]:
     """Emoji → icon, from a set's own chars.json (code points → name)."""
     have = set(icons)

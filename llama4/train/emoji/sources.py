@@ -49,6 +49,7 @@ class Source:
 
     form     "iconify": SVG bodies in icons.json; "webp", "png": files named by code points, below `folder`
     codes    the package whose chars.json gives names their code points: the set's own, or another's for a set without one
+    numbered several drawings of one emoji are told apart by a digit: "fox-face-1", "fox-face-2"
     """
 
     artist: str
@@ -56,6 +57,7 @@ class Source:
     form: str
     codes: Package | None = None
     folder: str = ""
+    numbered: bool = False
 
 
 def _iconify(name: str, version: str, integrity: str, size: int, *words: str) -> Package:
@@ -138,6 +140,17 @@ FXEMOJI = _iconify(
     "Apache-2.0",
     "https://mozilla.github.io/fxemoji/LICENSE.md",
 )
+STREAMLINE = _iconify(
+    "streamline-emojis",
+    "1.2.4",
+    "sha512-iNr9T9XuZVTyQPJO8ZlLxBzPkpi7qMl+z1l0C31vpEMqhPMelth3n7CeWQYtixdetDPdI81yeG4ROqjWpYJE6A==",
+    381_714,
+    "Streamline",
+    "https://github.com/webalys-hq/streamline-vectors",
+    "CC-BY-4.0",
+    _BY_LINK,
+    "Attribution: Streamline Emojis by Streamline (https://streamlinehq.com), licensed under CC BY 4.0.",
+)
 TWEMOJI = Package(
     "emoji-datasource-twitter",
     "16.0.0",
@@ -175,6 +188,7 @@ SOURCES: dict[str, Source] = {
         Source("emojione", EMOJIONE, "iconify", codes=NOTO),
         Source("fxemoji", FXEMOJI, "iconify", codes=NOTO),
         Source("blob", BLOB, "iconify", codes=NOTO),
+        Source("streamline", STREAMLINE, "iconify", codes=NOTO, numbered=True),
         Source("twemoji", TWEMOJI, "png", folder="package/img/twitter/64/"),
     )
 }
