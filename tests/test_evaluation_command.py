@@ -288,6 +288,13 @@ def test_data_without_trained_artists_is_said_before_anything_is_asked(tmp_path:
         evaluate(tiny_llm(), dataset, Settings("twemoji", ("names", "trained")))
 
 
+def test_all_artists_that_the_shipped_model_has_learnt_from_are_asked_for_together(tmp_path: Path) -> None:
+    dataset = open_dataset(write_dataset(tmp_path, ["twemoji", "noto", "blob", "streamline"]))
+    rows, _, _ = evaluate(tiny_llm(max_context=4096), dataset, Settings("twemoji", ("trained",), limit=1))
+    assert [row["row"] for row in rows] == ["all of them", "noto", "blob", "streamline"]
+    assert [row["target"] for row in rows] == [0.92, None, None, None] and rows[0]["n"] == 3
+
+
 def test_suites_are_chosen_once_and_in_order() -> None:
     assert chosen_suites("all") == SUITES and chosen_suites("swap,names,swap") == ("names", "swap")
 

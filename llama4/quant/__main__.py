@@ -33,7 +33,7 @@ from llama4.quant import count_weights, is_quantised, quantise
 from llama4.quant.calibrated import calibrated
 from llama4.quant.prompts import answered
 from llama4.quant.quality import agreement, questions
-from llama4.train.emoji.dataset import TRAIN_ARTISTS, Dataset, open_dataset
+from llama4.train.emoji.dataset import LEARNT_ARTISTS, Dataset, open_dataset
 
 ARTIST = "twemoji"  # the one that is held out
 DRAWINGS = 768  # to calibrate on
@@ -103,7 +103,7 @@ def measured(model: str, data: Path | None, limit: int | None) -> dict[str, Any]
 def calibration(llm: LLM, dataset: Dataset, count: int = DRAWINGS) -> list[Prompt]:
     """Drawings of all artists that were trained on, each asked for in one language, with the model's own answers."""
     rng = np.random.default_rng(suites.SEED)
-    artists = [Drawings(dataset.emoji, dataset.artists[name]) for name in TRAIN_ARTISTS]
+    artists = [Drawings(dataset.emoji, dataset.artists[name]) for name in LEARNT_ARTISTS]
     prompts = []
     for number, wording in zip(range(count), cycle(NAMING.values()), strict=False):
         drawn = artists[number // len(NAMING) % len(artists)]  # in each language drawings of every artist

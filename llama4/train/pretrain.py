@@ -14,7 +14,7 @@
     together   the same and whether two are the same; the encoder too         RUN/together.pt
     discern    the same; more sides, rather what it missed                    RUN/discern.pt
     broaden    the same; more pictures, each asked about less often           RUN/broaden.pt
-    vary       the same; more pictures again, in other colours                RUN/vary.pt
+    vary       the same; more pictures again, in shifting colours             RUN/vary.pt
     export     Hugging Face's layout, bf16                                    RUN/model
 
 `--until speak` exports what the fourth stage leaves, after two hours and a quarter, to RUN/model-speak; without it the same

@@ -8,6 +8,7 @@
     together    the same, with scenes that ask whether two are the same, and the vision encoder learns along
     discern     the same with more sides: more pairs, asked about less often, and rather those that were missed
     broaden     the same with more single pictures, strips and pictures apart, asked about less often; artists by their shares
+    vary        the same with more single pictures again, in shifting colours, by one artist more
 
 A tree is one picture, or some, that many questions go on from. Names are most of what the model has to know, and what it knows
 of them goes when it is not asked for; so every step has both trees, from first to last.
@@ -227,8 +228,8 @@ class Broaden(Discern):
 
 
 class Vary(Broaden):
-    """Single pictures in yet more views: twice as many, tinged (pictures.py), and drawn by one artist more; the encoder learns
-    at the whole rate. The batches after the last of `Broaden`."""
+    """Twice as many single pictures; whatever is drawn may be tinged (pictures.py), and is by one artist more; the encoder learns
+    at the whole rate. The batches after the last of `Broaden`, whose counts of what was missed are forgotten as well."""
 
     name = "vary"
     depends = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -74,6 +75,7 @@ def test_what_a_build_makes(server: Registry, tmp_path: Path) -> None:
     licences = (folder / "LICENCES.md").read_text()
     assert "The licence of the names" in licences and "The licence of the list" in licences
     assert all(f"`{artist}`" in licences for artist in ARTISTS) and "held out" in licences
+    assert "`streamline` (training, in the last stage)" in licences and "`blob` (validation)" in licences
     assert not list(folder.glob(".*")), "no part is left lying about"
 
 
@@ -175,6 +177,33 @@ def test_a_changed_recipe_is_built_again(
     monkeypatch.setattr(build, "RECIPE", build.RECIPE + 1)
     assert rebuilt(built(tmp_path, server, "noto", "twemoji")) == ["names", "noto", "twemoji"]
     assert list(open_dataset(tmp_path).artists) == ["noto", "twemoji"], "blob's index belongs to other names"
+
+
+def test_the_licences_of_pictures_built_by_an_older_recipe_stay(
+    server: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They still lie in the folder, and a trainer would open them."""
+    built(tmp_path, server, "blob", "noto")
+    monkeypatch.setitem(artists.BY_HAND, "blob", {"sunny": ""})
+    assert rebuilt(built(tmp_path, server, "streamline")) == ["streamline"]
+    assert set(open_dataset(tmp_path).artists) == {"noto", "blob", "streamline"}
+    licences = (tmp_path / "LICENCES.md").read_text()
+    assert all(f"## @tiny/{package} 1.0.0" in licences for package in ("set", "old", "again"))
+
+
+def test_what_was_built_before_drawings_could_be_numbered_stays(server: Registry, tmp_path: Path) -> None:
+    """`asdict` of a source as it was then: without that field."""
+    built(tmp_path, server, "noto")
+    source = dataclasses.asdict(build.SOURCES["noto"])
+    assert source.pop("numbered") is False
+    packages = [package for package in (build.SOURCES["noto"].package, build.SOURCES["noto"].codes) if package]
+    emoji = hashlib.sha256((tmp_path / "emoji.json").read_bytes()).hexdigest()
+    before = build._recipe("noto", packages, source=source, by_hand={}, emoji=emoji)
+    assert json.loads((tmp_path / "manifest.json").read_text())["parts"]["noto"]["recipe"] == before
+    numbered = dataclasses.replace(build.SOURCES["noto"], numbered=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(build.SOURCES, "noto", numbered)
+        assert rebuilt(built(tmp_path, server, "noto")) == ["noto"]
 
 
 def test_a_damaged_manifest_means_everything_anew(server: Registry, tmp_path: Path) -> None:

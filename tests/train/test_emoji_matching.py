@@ -14,6 +14,7 @@ from llama4.train.emoji.artists import pixels_of
 from llama4.train.emoji.dataset import ARTISTS, LANGUAGES
 from llama4.train.emoji.fxemoji_names import FXEMOJI_NAMES
 from llama4.train.emoji.iconify import document, icon_names, resolved
+from llama4.train.emoji.licences import notice, packages_of
 from llama4.train.emoji.matching import drawn_again, match, name_book, own_codes, slug
 from llama4.train.emoji.names import annotations_member, emoji_entries, from_code
 from llama4.train.emoji.sources import SIDE, SOURCES
@@ -112,6 +113,15 @@ def test_every_artist_has_a_source() -> None:
         assert (source.codes is not None) == (source.form == "iconify"), source.artist
         assert source.numbered == (source.artist == "streamline") and (source.form == "iconify" or not source.numbered)
         assert source.package.integrity.startswith("sha512-") and len(source.package.integrity) == 95
+
+
+def test_who_asks_for_attribution_gets_it() -> None:
+    """Every package under CC BY has a line that names what it is of."""
+    packages = packages_of(ARTISTS)
+    text = notice(packages, {})
+    asking = [package for package in packages if package.licence.startswith("CC-BY")]
+    assert {package.author for package in asking} >= {"Emoji One", "Streamline"} and len(asking) == 3
+    assert all(package.remark.startswith("Attribution: ") and package.remark in text for package in asking)
 
 
 ICONS = {

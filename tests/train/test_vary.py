@@ -49,13 +49,13 @@ def fp32_stage(kind: type[Broaden] = Vary, renderer: Renderer | None = None, **c
 
 
 @pytest.fixture(scope="module")
-def drawer() -> Callable[[torch.Tensor], str | None]:
-    """Whose drawing a tile is, None where it is nobody's as it was drawn."""
+def drawer() -> Callable[[torch.Tensor], tuple[str, int] | None]:
+    """Whose drawing a tile is, and of which emoji; None where it is nobody's as it was drawn."""
     data, any_state = dataset("noto", "fluent", LATE_ARTIST, "blob"), torch.Generator()
     looks = {name: eight_bit(views(data.artists[name].pixels, TILE, NONE, any_state)) for name in EVEN}
 
-    def find(tile: torch.Tensor) -> str | None:
-        found = [name for name, look in looks.items() if any(torch.equal(tile, one) for one in look)]
+    def find(tile: torch.Tensor) -> tuple[str, int] | None:
+        found = [(name, e) for name, look in looks.items() for e in range(len(EMOJI)) if torch.equal(tile, look[e])]
         return found[0] if found else None
 
     return find
@@ -67,26 +67,51 @@ def shown(stage: Broaden, number: int) -> dict[str, torch.Tensor]:
     return {"names": named.tiles, "scene": scene.tiles, "conversations": stage.batches.batch(number).tiles}
 
 
-def test_all_that_a_step_shows_is_by_one_artist_more(drawer: Callable[[torch.Tensor], str | None]) -> None:
+def test_all_that_a_step_shows_is_by_one_artist_more(drawer: Callable[..., tuple[str, int] | None]) -> None:
     """Over twelve steps; by nobody else, where nothing is tinged. `broaden` knows the artist's share and not the artist."""
     for kind, artists in ((Vary, set(EVEN)), (Broaden, {"noto", "fluent"})):
         stage, seen = fp32_stage(kind), {}
         for number in range(60, 72):
             for where, tiles in shown(stage, number).items():
-                seen.setdefault(where, set()).update(map(drawer, tiles))
+                seen.setdefault(where, set()).update(found and found[0] for found in map(drawer, tiles))
         assert seen["names"] == seen["scene"] == artists
         assert seen["conversations"] - {None} == artists  # None: a strip squeezed into one tile
 
 
-def test_all_that_a_step_shows_is_drawn_as_varied_says(drawer: Callable[[torch.Tensor], str | None]) -> None:
+def single(renderer: Renderer) -> list[torch.Tensor]:
+    """Three pictures of one emoji."""
+    return [tiles for tiles, _ in renderer.tiles([Picture((n,)) for n in (1, 5, 9)], np.random.default_rng(2))]
+
+
+def strips(renderer: Renderer) -> list[torch.Tensor]:
+    """A row and a column."""
+    pictures = [Picture((1, 2, 3), "row"), Picture((4, 5), "column")]
+    return [tiles for tiles, _ in renderer.tiles(pictures, np.random.default_rng(3))]
+
+
+def large(renderer: Renderer) -> list[torch.Tensor]:
+    """Two pictures of four tiles and the whole."""
+    return [tiles for tiles, _ in renderer.large([6, 7], 2, np.random.default_rng(4))]
+
+
+def test_all_that_a_step_shows_is_drawn_as_varied_says(drawer: Callable[..., tuple[str, int] | None]) -> None:
     """Of tinged drawings none is what an artist drew; `broaden` tinges none, with the same recipe."""
     for kind, tinged in ((Vary, True), (Broaden, False)):
         stage = fp32_stage(kind, varied=ALL_TINGED)
         for where in ("names", "scene"):
             assert {drawer(tile) is None for tile in shown(stage, 60)[where]} == {tinged}
-        strips = stage.batches.renderer.tiles([Picture((1, 2)), Picture((3, 4))], np.random.default_rng(2))
-        cells = [tile for tiles, _ in strips for tile in tiles[:2]]
-        assert {drawer(tile) is None for tile in cells} == {tinged}
+        drawn = [picture(stage.batches.renderer) for picture in (single, strips, large)]
+        as_drawn = [picture(Renderer(replace(stage.renderer.studio, how=NONE))) for picture in (single, strips, large)]
+        for one, other in zip(drawn, as_drawn, strict=True):
+            assert [not torch.equal(a, b) for a, b in zip(one, other, strict=True)] == [tinged] * len(one)
+
+
+def test_the_stage_before_draws_the_same_whether_there_is_one_artist_more_or_not() -> None:
+    """A folder and shares without the late artist, and with it."""
+    without = Renderer(studio(data=dataset("noto", "fluent", "blob")))
+    first = shown(fp32_stage(Broaden, without, shares={"noto": 1.0, "fluent": 1.0}), 60)
+    again = shown(fp32_stage(Broaden), 60)
+    assert all(torch.equal(first[where], again[where]) for where in first)
 
 
 def test_the_stage_before_draws_the_same_with_this_one_beside_it() -> None:
@@ -98,7 +123,7 @@ def test_the_stage_before_draws_the_same_with_this_one_beside_it() -> None:
     assert renderer.studio.artists == ("noto", "fluent") and renderer.studio.how == NONE
 
 
-def test_names_are_of_more_pictures_in_english_and_one_language() -> None:
+def test_names_are_of_more_pictures_in_english_and_one_language(drawer: Callable[..., tuple[str, int]]) -> None:
     stage = fp32_stage(varied_pictures=9, varied_questions=2)
     tree = stage.named(60)
     assert len(tree.trunk_PS) == len(tree.tiles) == 9
@@ -107,7 +132,9 @@ def test_names_are_of_more_pictures_in_english_and_one_language() -> None:
         for number, ids in zip(one.picture_B.tolist(), one.part.tokens_BS.tolist(), strict=True):
             said = tokenizer.decode([token for token in ids if token != tokenizer.pad_id])
             asked[number] += 1
-            english[number] += any(emoji.names["en"] in said for emoji in EMOJI)
+            _, emoji = drawer(tree.tiles[number])
+            assert any(name in said for name in EMOJI[emoji].names.values()), said
+            english[number] += EMOJI[emoji].names["en"] in said
     assert asked == dict.fromkeys(range(9), 2)
     assert all(english[number] >= 1 for number in range(9))
 

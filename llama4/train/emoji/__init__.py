@@ -1,4 +1,4 @@
-"""Emoji as training data: pictures by nine sets of artists, named in sixteen languages. `python -m llama4.train.emoji` builds
+"""Emoji as training data: pictures by ten sets of artists, named in sixteen languages. `python -m llama4.train.emoji` builds
 the folder; `open_dataset` reads it. Which artist is for what is fixed here once: the held-out one is never trained on."""
 
 from __future__ import annotations
@@ -7,6 +7,8 @@ from llama4.train.emoji.dataset import (
     ARTISTS,
     HELD_OUT_ARTIST,
     LANGUAGES,
+    LATE_ARTIST,
+    LEARNT_ARTISTS,
     TRAIN_ARTISTS,
     VALIDATION_ARTIST,
     Artist,
@@ -19,6 +21,8 @@ __all__ = [
     "ARTISTS",
     "HELD_OUT_ARTIST",
     "LANGUAGES",
+    "LATE_ARTIST",
+    "LEARNT_ARTISTS",
     "TRAIN_ARTISTS",
     "VALIDATION_ARTIST",
     "Artist",

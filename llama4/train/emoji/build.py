@@ -87,10 +87,15 @@ def build(
     for name in todo:
         if name in SOURCES:
             say(_build_artist(folder, name, archives, manifest, workers, progress))
-    _write(folder, "LICENCES.md", notice(packages_of(manifest["asked_for"]), manifest["licences"]))
+    _write(folder, "LICENCES.md", notice(packages_of(_there(manifest)), manifest["licences"]))
     open_dataset(folder, need=artists)
     if not todo:
         say(f"{folder} is complete: nothing to do.")
+
+
+def _there(manifest: dict[str, Any]) -> list[str]:
+    """The artists whose pictures lie in the folder, those too that were built by an older recipe and not asked for again."""
+    return [name for name in ARTISTS if name in manifest["parts"]]
 
 
 def _fetch_all(
@@ -217,10 +222,12 @@ def _recipe_of(folder: Path, part: str) -> str:
     if part == "names":
         return _recipe(part, NAME_PACKAGES, languages=list(LANGUAGES))
     source, emoji = SOURCES[part], folder / "emoji.json"
+    # `numbered` came later: what was built without it is the same and stays.
+    fields = {name: value for name, value in asdict(source).items() if name != "numbered" or value}
     return _recipe(
         part,
         [package for package in (source.package, source.codes) if package],
-        source=asdict(source),
+        source=fields,
         by_hand=art.BY_HAND.get(part, {}),
         emoji=hashlib.sha256(emoji.read_bytes()).hexdigest() if emoji.exists() else "",
     )

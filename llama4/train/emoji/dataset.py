@@ -27,7 +27,7 @@ TRAIN_ARTISTS = ("noto", "fluent", "fluent-3d", "fluent-flat", "fluent-high-cont
 VALIDATION_ARTIST = "blob"
 LATE_ARTIST = "streamline"  # the last stage alone learns from it
 HELD_OUT_ARTIST = "twemoji"
-LEARNT_ARTISTS = (*TRAIN_ARTISTS, VALIDATION_ARTIST, LATE_ARTIST)  # by the run that made the shipped model
+LEARNT_ARTISTS = (*TRAIN_ARTISTS, VALIDATION_ARTIST, LATE_ARTIST)  # with --all-artists, to the last stage
 ARTISTS = (*LEARNT_ARTISTS, HELD_OUT_ARTIST)
 
 BUILD_COMMAND = "python -m llama4.train.emoji"
@@ -89,7 +89,7 @@ class Dataset:
 def open_dataset(folder: Path | str, need: Sequence[str] = ()) -> Dataset:
     """Open a folder that the build command has written.
 
-    `need` names artists that must be there (TRAIN_ARTISTS for a trainer); without it, whatever the build was asked for must be.
+    `need` names artists that must be there (LEARNT_ARTISTS for a trainer); without it, whatever the build was asked for must be.
     Raises InputError, naming the command to run, where the folder or a part of it is missing, unfinished or damaged.
     """
     folder = Path(folder)

@@ -2,7 +2,7 @@
 
 All are packages of the npm registry, pinned by version and by the SHA-512 that the registry publishes (`npm view NAME@VERSION
 dist.integrity`): a package that has changed is refused. Licences are those that each package's own info.json, package.json or
-README states. One to fourteen megabytes hold a whole SVG set, because iconify packs it into one JSON file; 62 MB hold Twemoji,
+README states. 0.4 to fourteen megabytes hold a whole SVG set, because iconify packs it into one JSON file; 62 MB hold Twemoji,
 of whose package only `emoji.json` and the 64-pixel pictures are read.
 """
 
@@ -49,7 +49,7 @@ class Source:
 
     form     "iconify": SVG bodies in icons.json; "webp", "png": files named by code points, below `folder`
     codes    the package whose chars.json gives names their code points: the set's own, or another's for a set without one
-    numbered several drawings of one emoji are told apart by a digit: "fox-face-1", "fox-face-2"
+    numbered several drawings of one emoji, often in several skin colours, are told apart by a digit: "boy-1", "boy-2"
     """
 
     artist: str
