@@ -86,11 +86,12 @@ def measured(model: str, data: Path | None, limit: int | None) -> dict[str, Any]
     exact = load(model, device="cpu")
     if is_quantised(exact.model):
         raise InputError(f"{model} is in int4 already: name the unquantised model that it was made of.")
+    dataset = None if data is None else open_dataset(data.expanduser(), need=LEARNT_ARTISTS)  # errors first
     narrow = load(model, device="cpu", quant="int4")
     rows, more = _names(narrow, data, limit) if data is not None else [], {}
     if data is not None:
         fitted = load(model, device="cpu")
-        quantise(fitted.model, pack=calibrated(fitted.model, calibration(fitted, open_dataset(data.expanduser()))))
+        quantise(fitted.model, pack=calibrated(fitted.model, calibration(fitted, dataset)))
         again = {"rows": _names(fitted, data, limit), "agreement": asdict(agreement(exact, fitted, questions(exact)))}
         more = {"calibrated": again}
     asked = {"artist": ARTIST, "suites": ["languages"] if rows else [], "limit": limit, "seed": suites.SEED}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from emoji_fixtures import write_dataset
 from tiny_llm import CHUNK, tiny_llm, with_picture
 
 import llama4
@@ -18,6 +19,7 @@ from llama4.load import resolve_path
 from llama4.model import Llama4
 from llama4.quant.__main__ import BEGIN, comparable, main, table
 from llama4.quant.quality import agreement, questions
+from llama4.train.emoji import LEARNT_ARTISTS
 
 
 def nudged(by: float) -> LLM:
@@ -133,6 +135,17 @@ def test_a_model_in_int4_is_not_compared_with_itself(tmp_path: Path, capsys: pyt
     assert cli(["quantize", "tiny", "--into", str(tmp_path / "int4")]) == 0
     assert main(["--model", str(tmp_path / "int4")]) == 2
     assert "is in int4 already: name the unquantised" in capsys.readouterr().err
+
+
+def test_data_without_an_artist_to_calibrate_on_is_said_before_anything_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llama4.quant.__main__.comparable", lambda *_: {})
+    monkeypatch.setattr("llama4.quant.__main__._names", lambda *_: pytest.fail("it was asked"))
+    write_dataset(tmp_path, ["twemoji", *[artist for artist in LEARNT_ARTISTS if artist != "streamline"]])
+    assert main(["--data", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "lacks the pictures of streamline: run `python -m llama4.train.emoji" in said and said.count("\n") == 1
 
 
 def test_the_command_without_data_states_agreement(
