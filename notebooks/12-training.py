@@ -666,9 +666,9 @@ assert objective.balance_of([50 * torch.eye(8)[[2, 6] * 4]], every) == (4.0, [4.
 # %% [markdown]
 # ## Source
 #
-# - [`recipe.Recipe`](../llama4/train/recipe.py#L196): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L53):
+# - [`recipe.Recipe`](../llama4/train/recipe.py#L208): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L54):
 #   its eleven stages.
-# - [`pictures.views`](../llama4/train/pictures.py#L53): augmentation.
+# - [`pictures.views`](../llama4/train/pictures.py#L56): augmentation.
 # - [`optimiser.Muon`](../llama4/train/optimiser.py#L40) and [`weights.Masters`](../llama4/train/weights.py#L24).
 # - [`names.measure`](../llama4/train/names.py#L135) and [`scenes.draw`](../llama4/train/scenes.py#L40): trees.
 # - [`objective.balance_of`](../llama4/train/objective.py#L74): the experts' term.
