@@ -62,8 +62,9 @@ assert set(banana) == set(data.LANGUAGES) and len(data.LANGUAGES) == 16
 
 # %%
 print(f"to learn from: {data.TRAIN_ARTISTS}")
-print(f"to choose with, and to learn from in the end: {data.VALIDATION_ARTIST}, {data.LATE_ARTIST}")
-print(f"held out: {data.HELD_OUT_ARTIST}")
+print(
+    f"to choose with, then to learn from: {data.VALIDATION_ARTIST}, {data.LATE_ARTIST}; never: {data.HELD_OUT_ARTIST}"
+)
 assert data.HELD_OUT_ARTIST not in data.LEARNT_ARTISTS
 result = json.loads(Path("../docs/default-model.json").read_text(encoding="utf-8"))
 assert result["settings"]["artist"] == data.HELD_OUT_ARTIST
@@ -168,14 +169,12 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # was always right about 63 in a hundred, and about 20 no more often than a guess. Short names were the worst, "owl",
 # "koala" and "frog" among them. They share no word with another name, so they are likely read too seldom to be learnt. So
 # where a step showed 12 pairs and asked eight times about each, a name coming up four times, `discern` shows 36 and
-# asks twice. In a short trial that brought three times as much. It also keeps, for each emoji, a running mean of what the
-# answers cost when it was sought, and draws one picture of each pair by that ([`missed.py`](../llama4/train/missed.py)),
-# which brought little more.
+# asks twice. In a short trial that brought three times as much. It also draws one picture of each pair by a running mean of
+# what answers about it have cost ([`missed.py`](../llama4/train/missed.py)), which brought little more.
 #
 # The tenth does with names and lists what the ninth did with sides: it names 48 pictures in four languages each, where there
-# were 24 in eight, and lists 16 strips where there were six. And not every artist draws as often as another any more: of an emoji
-# that both drew, EmojiOne's drawing comes four times as often as each of Fluent's three with colours, which are one drawing in
-# three manners.
+# were 24 in eight, and lists 16 strips where there were six. Artists no longer draw equally often: of an emoji that both drew,
+# EmojiOne's drawing comes four times as often as each of Fluent's three with colours, one drawing in three manners.
 #
 # The eleventh is about the artist whom nobody has shown. In a short trial a smooth field of colour over two views in five
 # helped a little with such a one, and random filters did not. So two drawings in five get one: a sun is orange below and green
