@@ -62,9 +62,7 @@ assert set(banana) == set(data.LANGUAGES) and len(data.LANGUAGES) == 16
 
 # %%
 print(f"to learn from: {data.TRAIN_ARTISTS}")
-print(
-    f"to choose with, then to learn from: {data.VALIDATION_ARTIST}, {data.LATE_ARTIST}; never: {data.HELD_OUT_ARTIST}"
-)
+print(f"first to choose with: {data.VALIDATION_ARTIST}, {data.LATE_ARTIST}; held out: {data.HELD_OUT_ARTIST}")
 assert data.HELD_OUT_ARTIST not in data.LEARNT_ARTISTS
 result = json.loads(Path("../docs/default-model.json").read_text(encoding="utf-8"))
 assert result["settings"]["artist"] == data.HELD_OUT_ARTIST
