@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from llama4 import Config, Llama4, checkpoint, inspect
+from llama4.cli import main
 from llama4.config import LayerSpec, VisionConfig, irope_layers
 from llama4.errors import InputError
 
@@ -59,6 +60,17 @@ def test_a_bare_config_counts_the_released_models(file: str, total: int) -> None
     assert found["memory"]["weights"]["bfloat16"] == 2 * total
     assert f"{total:,}" in inspect.render(found)
     json.dumps(found)  # plain types only
+
+
+def test_the_readme_shows_what_the_command_ends_with_for_scout(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = (
+        (CONFIGS.parents[2] / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("For Scout's it ends with:\n\n```\n")[2]
+    )
+    shown = shown.partition("```")[0]
+    assert main(["inspect", str(CONFIGS / "scout-instruct.config.json"), "--context", "1048576"]) == 0
+    assert shown.startswith("layers  positions") and capsys.readouterr().out.endswith(shown)
 
 
 def test_parts_of_scout() -> None:
