@@ -5,7 +5,7 @@
 The vision encoder stays as `see` or `gather` left it; the projection into the decoder and the decoder learn. A view costs
 here a third of what it would with gradients through the encoder, and teaches the encoder six times less for its cost than it
 did in `see`. With the learning rate that a new decoder needs, an encoder that learnt along lost a quarter of what it had. Only in
-the last four stages it learns along: in three of them at half of rates that are already low, in `vary` at the whole.
+the last five stages it learns along: in three of them at half of rates that are already low, in `vary` and `settle` at the whole.
 """
 
 from __future__ import annotations
@@ -71,6 +71,9 @@ class Decoding:
             "norm": sums["norm"] / steps,
             **{name: sums[name] / steps for name in sums if name.startswith("busiest")},
         }
+
+    def leave(self) -> None:
+        """What goes on is what the last step left."""
 
     def validate(self) -> dict[str, float]:
         """Exact names in every language, by the first artist to validate on."""

@@ -5,7 +5,7 @@
     64 px tiles, 8 px patches: 64 patches, shuffled to 16 tokens a tile
     a chunk of 384 positions: a picture of 17 tiles takes 291, and a conversation about two crosses into the next chunk
 
-Eleven stages, each called what it learns:
+Twelve stages, each called what it learns:
 
     see       the vision encoder alone learns which emoji a tile shows (see.py): a view costs a sixth of what it costs with a
               conversation around it, and an encoder needs hundreds of thousands
@@ -19,6 +19,7 @@ Eleven stages, each called what it learns:
     discern   the same with more sides: more pairs, asked about less often, and rather those that it missed
     broaden   the same with more single pictures, strips and pictures apart, asked about less often; artists by their shares
     vary      the same with more single pictures again, in shifting colours, by one artist more
+    settle    the same by one artist more again, at a rate that stays; what it leaves is the mean of its weights
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ from llama4.train.pictures import Augmentation
 from llama4.train.tasks import Mixture, only
 
 # In order.
-STAGES = ("see", "words", "few", "speak", "gather", "rehearse", "relate", "together", "discern", "broaden", "vary")
+STAGES = (
+    *("see", "words", "few", "speak", "gather", "rehearse"),
+    *("relate", "together", "discern", "broaden", "vary", "settle"),
+)
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,8 @@ SHARES = {
 # alone. That 96 pictures in two languages, the encoder at the whole rate and Streamline help was not tried: they show more, and
 # more that differs.
 VARIED = Augmentation(tinged=0.4)
+# `settle` learns from Noto as it was in 2017 as well, who drew 1273 of the emoji, most of them otherwise than today.
+SETTLED_SHARES = {**SHARES, "noto-2017": 1.5}
 TEXTS = {**dict.fromkeys(ALL_TASKS, 0.0), "translate": 10.0, "keywords": 1.0, "category": 1.0}
 
 
@@ -211,7 +217,9 @@ class Recipe:
     A trunk of a tree is asked `questions`; a picture is named in so many languages, English among them. From `relate` on the
     stages have scenes of their own, and a third tree, of `texts` conversations without a picture; `broaden` names
     `broad_pictures` in `broad_questions` languages each, and draws an artist of an emoji by the `shares`; `vary` names
-    `varied_pictures` in `varied_questions` languages, and draws all as `varied` says.
+    `varied_pictures` in `varied_questions` languages, and draws all as `varied` says; `settle` names `settled_pictures` in
+    `settled_questions` languages, draws artists by the `settled_shares`, and takes the mean of its weights from step `mean_from`
+    on, see averaging.py.
 
     `memory`, `alike`: from `discern` on, of how many askings a running loss is, and what of the odds is alike for all, see
     missed.py.
@@ -237,6 +245,9 @@ class Recipe:
         steps=2800, rows=4, tokens=8192, muon_lr=0.004, adam_lr=0.002, warmup=50, decay=0.95, encoder=0.5
     )
     vary: Plan = Plan(steps=2750, rows=4, tokens=8192, muon_lr=0.004, adam_lr=0.002, warmup=50, decay=0.95, encoder=1.0)
+    settle: Plan = Plan(
+        steps=2500, rows=4, tokens=8192, muon_lr=0.003, adam_lr=0.0015, warmup=50, floor=1.0, encoder=1.0
+    )
     smoothing: float = 0.1
     pull: float = 2.0
     balance_weight: float = 0.01
@@ -260,6 +271,10 @@ class Recipe:
     varied_pictures: int = 96
     varied_questions: int = 2
     shares: Mapping[str, float] = field(default_factory=lambda: dict(SHARES))
+    settled_pictures: int = 72
+    settled_questions: int = 3
+    settled_shares: Mapping[str, float] = field(default_factory=lambda: dict(SETTLED_SHARES))
+    mean_from: int = 400
     memory: float = 3.0
     alike: float = 0.5
     texts: int = 48

@@ -9,6 +9,7 @@
     discern     the same with more sides: more pairs, asked about less often, and rather those that were missed
     broaden     the same with more single pictures, strips and pictures apart, asked about less often; artists by their shares
     vary        the same with more single pictures again, in shifting colours, by one artist more
+    settle      the same by one artist more again, at a rate that stays; it leaves the mean of its weights
 
 A tree is one picture, or some, that many questions go on from. Names are most of what the model has to know, and what it knows
 of them goes when it is not asked for; so every step has both trees, from first to last.
@@ -20,12 +21,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from torch import nn
+
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
 from llama4.train import names, scenes, texts
+from llama4.train.averaging import Mean
 from llama4.train.data import Batch, Batches
 from llama4.train.decoding import Decoding
-from llama4.train.emoji.dataset import LATE_ARTIST
+from llama4.train.emoji.dataset import LAST_ARTIST, LATE_ARTIST
 from llama4.train.missed import Missed
 from llama4.train.objective import Measured, measure
 from llama4.train.recipe import Recipe
@@ -185,15 +189,16 @@ class Discern(Together):
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
         super().__init__(model, tokenizer, renderer, recipe)
-        self.extra: Missed = Missed(len(renderer.studio.dataset.emoji), recipe.memory, recipe.alike)
+        self.missed = Missed(len(renderer.studio.dataset.emoji), recipe.memory, recipe.alike)
+        self.extra = self.missed
 
     def heed(self, tree: names.Tree, measured: Measured) -> None:
         """Where an emoji was sought, how it did."""
-        self.extra.heed(tree.sought_N, measured.answers_N)
+        self.missed.heed(tree.sought_N, measured.answers_N)
 
     def odds(self) -> list[float]:
         """By what was missed."""
-        return self.extra.odds()
+        return self.missed.odds()
 
     def before(self) -> int:
         """Those of the four stages that draw from the same streams."""
@@ -208,13 +213,14 @@ class Broaden(Discern):
 
     name = "broaden"
     kinds = "broad_scenes"
+    shares = "shares"  # the recipe's, by which artists draw
     depends = (
         *(*RELATING, "broad_pictures", "broad_questions", "shares", kinds),
         *("memory", "alike", "relate", "together", "discern"),
     )
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
-        weighted = Renderer(replace(renderer.studio, shares=recipe.shares))
+        weighted = Renderer(replace(renderer.studio, shares=getattr(recipe, self.shares)))
         super().__init__(model, tokenizer, weighted, recipe)
 
     def named(self, number: int) -> names.Tree:
@@ -232,6 +238,7 @@ class Vary(Broaden):
     at the whole rate. The batches after the last of `Broaden`, whose counts of what was missed are forgotten as well."""
 
     name = "vary"
+    late: tuple[str, ...] = (LATE_ARTIST,)
     depends = (
         *(*RELATING, "varied_pictures", "varied_questions", "varied", "shares", Broaden.kinds),
         *("memory", "alike", "relate", "together", "discern", "broaden"),
@@ -239,7 +246,7 @@ class Vary(Broaden):
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
         studio = renderer.studio
-        varied = replace(studio, artists=(*studio.artists, LATE_ARTIST), how=recipe.varied)
+        varied = replace(studio, artists=(*studio.artists, *self.late), how=recipe.varied)
         super().__init__(model, tokenizer, Renderer(varied), recipe)
 
     def named(self, number: int) -> names.Tree:
@@ -250,6 +257,43 @@ class Vary(Broaden):
     def before(self) -> int:
         """Those of the six stages that draw from the same streams."""
         return super().before() + self.recipe.broaden.steps
+
+
+class Settle(Vary):
+    """By one artist more again, whose shares are its own; fewer pictures, each in a language more; at a rate that stays. What it
+    leaves is the mean of its weights (averaging.py). The batches after the last of `Vary`."""
+
+    name = "settle"
+    late = (LATE_ARTIST, LAST_ARTIST)
+    shares = "settled_shares"
+    depends = (
+        *(*RELATING, "settled_pictures", "settled_questions", "varied", "settled_shares", "mean_from", Broaden.kinds),
+        *("memory", "alike", "relate", "together", "discern", "broaden", "vary"),
+    )
+
+    def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
+        super().__init__(model, tokenizer, renderer, recipe)
+        self.mean = Mean(self.masters.weights)
+        self.extra = nn.ModuleDict({"missed": self.missed, "mean": self.mean})
+
+    def gradients(self, step: int) -> Mapping[str, float]:
+        """As before; the weights that the step begins with count for the mean."""
+        if step >= self.recipe.mean_from:
+            self.mean.take(self.masters.weights)
+        return super().gradients(step)
+
+    def leave(self) -> None:
+        """The mean in place of the last step's weights."""
+        self.mean.give(self.masters.working)
+
+    def named(self, number: int) -> names.Tree:
+        """Pictures, each in English and some other languages."""
+        recipe = self.recipe
+        return names.draw(self, (NAMES, number), recipe.settled_pictures, ("en",), recipe.settled_questions)
+
+    def before(self) -> int:
+        """Those of the seven stages that draw from the same streams."""
+        return super().before() + self.recipe.vary.steps
 
 
 def conversations(stage: Decoding, mixture: Mixture, renderer: Renderer) -> Batches:

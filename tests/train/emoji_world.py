@@ -42,10 +42,12 @@ def tarball(path: Path, files: dict[str, bytes]) -> None:
             archive.addfile(member, io.BytesIO(content))
 
 
-def picture(colour: tuple[int, ...], side: int, form: str) -> bytes:
-    """A half-transparent square picture of one colour."""
+def picture(colour: tuple[int, ...], side: int, form: str, alpha: int = 128) -> bytes:
+    """A square picture of one colour, half-transparent."""
     stream = io.BytesIO()
-    Image.new("RGBA", (side, side), (*colour, 128)).save(stream, form, **({"lossless": True} if form == "WEBP" else {}))
+    Image.new("RGBA", (side, side), (*colour, alpha)).save(
+        stream, form, **({"lossless": True} if form == "WEBP" else {})
+    )
     return stream.getvalue()
 
 
@@ -68,6 +70,7 @@ def contents() -> dict[str, dict[str, bytes]]:
         }
         for code, _, unicode_name, short, _ in EMOJI
     ]
+    blank = picture((0, 0, 0), 64, "PNG", alpha=0)
     twitter = {f"img/twitter/64/{code.lower()}.png": picture(colour, 64, "PNG") for code, *_, colour in EMOJI}
     cldr = {}
     for language in LANGUAGES:
@@ -105,6 +108,7 @@ def contents() -> dict[str, dict[str, bytes]]:
             "assets/dog_on_a_log.webp": b"no code points",
             "assets/1f4361f4361f4361f436.webp": b"too long a number",
         },
+        "google": {"img/google/64/1f436.png": picture(EMOJI[0][4], 64, "PNG"), "img/google/64/1f19a.png": blank},
         "twitter": {"emoji.json": json.dumps(listed).encode(), "LICENSE": b"The licence of the list", **twitter},
         "cldr": {"LICENSE": b"The licence of the names", **cldr},
     }
@@ -135,7 +139,8 @@ class World:
         table["blob"] = Source("blob", have["old"], "iconify", codes=have["set"])
         table["streamline"] = Source("streamline", have["again"], "iconify", codes=have["set"], numbered=True)
         table["fluent-3d"] = Source("fluent-3d", have["three"], "webp", folder="package/assets/")
-        table["twemoji"] = Source("twemoji", have["twitter"], "png", folder="package/img/twitter/64/")
+        table["noto-2017"] = Source("noto-2017", have["google"], "png", folder="package/img/google/64/")
+        table["twemoji"] = Source("twemoji", have["twitter"], "png", folder="package/img/twitter/64/", side=64)
         for module in (build, licences):
             monkeypatch.setattr(module, "SOURCES", table)
             monkeypatch.setattr(module, "CLDR", have["cldr"])

@@ -21,14 +21,14 @@ from llama4.tokenizer import Tokenizer
 from llama4.train.bpe import count_pieces, train
 from llama4.train.data import Batches
 from llama4.train.decoding import Decoding
-from llama4.train.emoji.dataset import LATE_ARTIST, Artist, Dataset
+from llama4.train.emoji.dataset import LAST_ARTIST, LATE_ARTIST, Artist, Dataset
 from llama4.train.gather import Gather
 from llama4.train.pictures import Augmentation
 from llama4.train.recipe import Plan, Pool, Recipe, Scene
 from llama4.train.render import Renderer, Studio
 from llama4.train.rows import Writer
 from llama4.train.see import See, WhichEmoji
-from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Speak, Together, Vary, Words
+from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Settle, Speak, Together, Vary, Words
 from llama4.train.tasks import Mixture
 from llama4.train.weights import draw
 
@@ -50,6 +50,7 @@ RECIPE = Recipe(
     discern=replace(SHORT, encoder=0.5),
     broaden=replace(SHORT, encoder=0.5),
     vary=replace(SHORT, encoder=1.0),
+    settle=replace(SHORT, floor=1.0, encoder=1.0),
     **{"questions": 3, "pictures": 2, "many_tiles": 0.2, "texts": 4},
     few_scenes=tuple(Scene(layout, 2, 1, trunks=2, english=1.0, few=True) for layout in ("row", "apart", "side")),
     scenes=tuple(Scene(layout, 2, 1, trunks=2) for layout in ("large", "row", "apart", "side")),  # what fits its chunk
@@ -58,6 +59,7 @@ RECIPE = Recipe(
     discerning_scenes=(Scene("side", 2, 1, trunks=2, english=1.0, stress=2.0, questions=2),),
     broad_scenes=(Scene("side", 2, 1, trunks=3, english=1.0, questions=2),),
     **{"broad_pictures": 4, "broad_questions": 2, "varied_pictures": 6, "varied_questions": 2},
+    **{"settled_pictures": 5, "settled_questions": 3, "mean_from": 2},
     text_mixture=replace(Recipe().text_mixture, english=1.0),  # what fits its chunk, too
     pool=Pool(first=4, doubling=2),
 )
@@ -126,8 +128,8 @@ def dataset(*artists: str) -> Dataset:
 
 
 def studio(how: Augmentation = NONE, many_tiles: float = 0.0, data: Dataset | None = None) -> Studio:
-    """Learns from noto and fluent, at last from streamline too; validates on blob."""
-    data = data or dataset("noto", "fluent", LATE_ARTIST, "blob")
+    """Learns from noto and fluent, at last from streamline and noto-2017 too; validates on blob."""
+    data = data or dataset("noto", "fluent", LATE_ARTIST, LAST_ARTIST, "blob")
     return Studio(data, ("noto", "fluent"), ("blob",), VISION, how, many_tiles)
 
 
@@ -194,6 +196,12 @@ def vary_stage(recipe: Recipe = RECIPE) -> Vary:
     """`vary`, straight after `see`."""
     after = see_stage(recipe)
     return Vary(after.model, small_tokenizer(), after.renderer, recipe)
+
+
+def settle_stage(recipe: Recipe = RECIPE) -> Settle:
+    """`settle`, straight after `see`."""
+    after = see_stage(recipe)
+    return Settle(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def few_stage(recipe: Recipe = RECIPE) -> Few:

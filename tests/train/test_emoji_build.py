@@ -68,6 +68,9 @@ def test_what_a_build_makes(server: Registry, tmp_path: Path) -> None:
     assert data.artists["blob"].index.tolist() == [1, 2, 3], "versus by noto's alias, the others by their own names"
     late = data.artists["streamline"]
     assert late.index.tolist() == [1, 1] and [late.picture(n).getpixel((3, 3))[0] for n in (0, 1)] == [1, 2], "in order"
+    google = data.artists["noto-2017"]
+    assert google.pixels.shape == (1, 128, 128, 4) and google.index.tolist() == [0], "scaled; an empty one is left out"
+    assert np.abs(google.pixels[0].astype(int) - (160, 90, 30, 128)).max() <= 1, "straight alpha, through premultiplied"
     three, twemoji = data.artists["fluent-3d"], data.artists["twemoji"]
     assert three.pixels.shape == (2, 128, 128, 4) and three.index.tolist() == [0, 2]
     assert np.abs(three.pixels[0].astype(int) - (160, 90, 30, 128)).max() <= 1, "straight alpha"
@@ -75,7 +78,7 @@ def test_what_a_build_makes(server: Registry, tmp_path: Path) -> None:
     licences = (folder / "LICENCES.md").read_text()
     assert "The licence of the names" in licences and "The licence of the list" in licences
     assert all(f"`{artist}`" in licences for artist in ARTISTS) and "held out" in licences
-    assert "`streamline` (training, in the last stage)" in licences and "`blob` (validation)" in licences
+    assert "`streamline` (training, in the last two stages)" in licences and "`blob` (validation)" in licences
     assert not list(folder.glob(".*")), "no part is left lying about"
 
 
@@ -106,7 +109,7 @@ def test_a_second_run_asks_nobody(server: Registry, tmp_path: Path) -> None:
     built(tmp_path, server)
     asked = len(server.requests)
     assert built(tmp_path, server) == [f"{tmp_path} is complete: nothing to do."]
-    assert len(server.requests) == asked == 6
+    assert len(server.requests) == asked == 7
 
 
 def kill_after(line: str, folder: Path, address: str) -> None:
@@ -191,11 +194,11 @@ def test_the_licences_of_pictures_built_by_an_older_recipe_stay(
     assert all(f"## @tiny/{package} 1.0.0" in licences for package in ("set", "old", "again"))
 
 
-def test_what_was_built_before_drawings_could_be_numbered_stays(server: Registry, tmp_path: Path) -> None:
-    """`asdict` of a source as it was then: without that field."""
+def test_what_was_built_before_drawings_could_be_numbered_or_scaled_stays(server: Registry, tmp_path: Path) -> None:
+    """`asdict` of a source as it was then: without those fields."""
     built(tmp_path, server, "noto")
     source = dataclasses.asdict(build.SOURCES["noto"])
-    assert source.pop("numbered") is False
+    assert source.pop("numbered") is False and source.pop("side") == 128
     packages = [package for package in (build.SOURCES["noto"].package, build.SOURCES["noto"].codes) if package]
     emoji = hashlib.sha256((tmp_path / "emoji.json").read_bytes()).hexdigest()
     before = build._recipe("noto", packages, source=source, by_hand={}, emoji=emoji)

@@ -16,6 +16,7 @@ from small_training import (
     discern_stage,
     gather_stage,
     see_stage,
+    settle_stage,
     speak_stage,
     together_stage,
     vary_stage,
@@ -28,7 +29,8 @@ from llama4.train.loop import Stage, interrupted, train, update
 from llama4.train.weights import optimisers
 
 STAGES = pytest.mark.parametrize(
-    "make", [see_stage, gather_stage, speak_stage, together_stage, discern_stage, broaden_stage, vary_stage, Toy]
+    "make",
+    [see_stage, gather_stage, speak_stage, together_stage, discern_stage, broaden_stage, vary_stage, settle_stage, Toy],
 )
 
 

@@ -22,7 +22,14 @@ from safetensors.torch import load_file
 import llama4
 from llama4.errors import InputError
 from llama4.train import log, pretrain
-from llama4.train.emoji.dataset import HELD_OUT_ARTIST, LATE_ARTIST, LEARNT_ARTISTS, TRAIN_ARTISTS, VALIDATION_ARTIST
+from llama4.train.emoji.dataset import (
+    HELD_OUT_ARTIST,
+    LAST_ARTIST,
+    LATE_ARTIST,
+    LEARNT_ARTISTS,
+    TRAIN_ARTISTS,
+    VALIDATION_ARTIST,
+)
 from llama4.train.recipe import STAGES
 from llama4.train.tokenizer import RANKS
 
@@ -75,12 +82,14 @@ def test_the_checkpoint_opens_and_answers(finished: Path) -> None:
     assert len(answer.ids) <= 3
 
 
-def test_the_checkpoint_is_what_the_last_step_left(finished: Path) -> None:
-    """The weights of the state on disk, rounded; nothing of what is thrown away."""
+def test_the_checkpoint_is_the_mean_of_the_last_stages_weights(finished: Path) -> None:
+    """That of the state on disk, rounded; not what the last step left, and nothing of what is thrown away."""
     held = torch.load(finished / f"{STAGES[-1]}.pt", weights_only=True)
     shipped = dict(llama4.load_model(finished / "model", device="cpu").named_parameters())
-    assert held["step"] == 3 and set(held["weights"]) == set(shipped)
-    assert all(torch.equal(weight.bfloat16(), shipped[name]) for name, weight in held["weights"].items())
+    assert held["step"] == 4 and set(held["weights"]) == set(shipped) and int(held["extra"]["mean.count"]) == 2
+    for name, weight in shipped.items():
+        assert torch.equal(held["extra"][f"mean.{name.replace('.', '/')}"].bfloat16(), weight), name
+    assert not torch.equal(held["weights"]["decoder.head.weight"].bfloat16(), shipped["decoder.head.weight"])
     gathered = torch.load(finished / "gather.pt", weights_only=True)["weights"]
     resting = {
         f"vision.{name}" for name, weight in gathered.items() if torch.equal(weight, held["weights"][f"vision.{name}"])
@@ -102,6 +111,7 @@ def test_all_stages_are_logged_and_validated_on_the_right_artist(finished: Path)
         {1, 2},
         {1, 2},
         *([{1, 2, 3}] * 4),
+        {1, 2, 3, 4},
     ]
     validated = [line["validation"] for line in lines if "validation" in line]
     assert [set(shares) for shares in validated[:2]] == [{"blob"}, {"blob"}]
@@ -144,9 +154,9 @@ def test_missing_data_end_in_one_sentence(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("missing", [TRAIN_ARTISTS[0], LATE_ARTIST])
+@pytest.mark.parametrize("missing", [TRAIN_ARTISTS[0], LATE_ARTIST, LAST_ARTIST])
 def test_an_artist_that_is_missing_is_named(missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before anything is learnt, though only the last stage needs one of them."""
+    """Before anything is learnt, though only the last stages need some of them."""
     others = [artist for artist in LEARNT_ARTISTS if artist != missing]
     folder = small_training.write_folder(tmp_path / "data", others)
     assert pretrain.main(command(folder, tmp_path / "run")) == 2
@@ -199,14 +209,16 @@ def test_who_is_learnt_from_and_who_is_not(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_artists: bool
 ) -> None:
     """The held-out artist never is, though its pictures lie in the folder; the artist to validate on in the last run only, the
-    late one in the last stage only."""
+    late one in the last two stages only, the last one in the last."""
     stages: list[object] = []
     monkeypatch.setattr(pretrain, "train", lambda stage, folder: stages.append(stage) or len(stages) < len(STAGES))
     assert pretrain.main([*command(data, tmp_path), *(["--all-artists"] if all_artists else [])]) == 130
     assert [stage.name for stage in stages] == list(STAGES)
     for stage in stages:
         learnt, validated = stage.renderer.studio.artists, stage.renderer.studio.validation
-        more = ([VALIDATION_ARTIST] if all_artists else []) + ([LATE_ARTIST] if stage.name == STAGES[-1] else [])
+        more = [VALIDATION_ARTIST] if all_artists else []
+        more += [LATE_ARTIST] if stage.name in STAGES[-2:] else []
+        more += [LAST_ARTIST] if stage.name == STAGES[-1] else []
         assert sorted(learnt) == sorted([*TRAIN_ARTISTS, *more])
         assert set(validated) == (set() if all_artists else {VALIDATION_ARTIST})
         assert HELD_OUT_ARTIST not in {name for drawn in stage.renderer.drawn_by.values() for name, _ in drawn}
@@ -226,8 +238,8 @@ def test_a_stage_begins_with_the_weights_that_the_one_before_left(
 
     monkeypatch.setattr(pretrain, "train", mark)
     assert pretrain.main(command(data, tmp_path)) == 130
-    decoders = ("words", "few", "speak", "rehearse", "relate", "together", "discern", "broaden", "vary")
-    assert [begun[stage] for stage in decoders] == [1.0, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
+    decoders = ("words", "few", "speak", "rehearse", "relate", "together", "discern", "broaden", "vary", "settle")
+    assert [begun[stage] for stage in decoders] == [1.0, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]
 
 
 def test_a_tokenizer_is_trained_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

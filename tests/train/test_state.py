@@ -19,6 +19,7 @@ from small_training import (
     rehearse_stage,
     relate_stage,
     see_stage,
+    settle_stage,
     speak_stage,
     together_stage,
     vary_stage,
@@ -116,6 +117,15 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
         *[("vary", "mixture", Mixture(strip=9)), ("vary", "questions", 2), ("vary", "many_tiles", 0.5)],
         *[
             ("vary", "balance_weight", 0.5),
+            ("settle", "settled_pictures", 2),
+            ("settle", "settled_questions", 2),
+            ("settle", "mean_from", 3),
+            ("settle", "settled_shares", dict.fromkeys(("noto", "fluent", "streamline", "noto-2017"), 1.0)),
+            ("settle", "varied", Augmentation(tinged=0.1)),
+            ("settle", "broad_scenes", ()),
+            ("settle", "vary", PLAN),
+            ("settle", "broaden", PLAN),
+            ("settle", "seed", 8),
             ("gather", "pull", 1.0),
             ("gather", "smoothing", 0.3),
             ("gather", "seed", 8),
@@ -148,7 +158,7 @@ def test_a_state_of_another_recipe_is_refused(stage: str, field: str, value: obj
     encoder = {"see": see_stage, "gather": gather_stage}
     decoder = {"words": words_stage, "few": few_stage, "speak": speak_stage, "rehearse": rehearse_stage}
     decoder |= {"relate": relate_stage, "together": together_stage, "discern": discern_stage, "broaden": broaden_stage}
-    decoder |= {"vary": vary_stage}
+    decoder |= {"vary": vary_stage, "settle": settle_stage}
     build = (encoder | decoder)[stage]
     train(build(), tmp_path, until=1)
     with pytest.raises(InputError, match=rf"{stage}\.pt belongs to a run with other numbers \({field}\)"):

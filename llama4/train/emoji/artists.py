@@ -1,9 +1,9 @@
 """One artist's pictures, out of the packages' archives: which emoji each shows, and its pixels.
 
 An archive is read as a stream, member by member, and only the members that are wanted are kept: nothing is unpacked to the disk.
-A drawing (SVG) is rendered by resvg, in several processes; a picture (PNG, WebP) is opened by Pillow and, where it is not
-Twemoji, brought to SIDE pixels with Lanczos, weighted by alpha. What comes out is straight alpha: (255, 0, 0, 128) is
-half-transparent full red, not (128, 0, 0, 128).
+A drawing (SVG) is rendered by resvg, in several processes; a picture (PNG, WebP) is opened by Pillow and, where it is of another
+size than its artist's `side`, brought to that with Lanczos, weighted by alpha. What comes out is straight alpha:
+(255, 0, 0, 128) is half-transparent full red, not (128, 0, 0, 128).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,19 +97,18 @@ def _iconify_drawings(
     return [(position, document(icons, one).encode()) for position, name in shown.items() for one in again[name]]
 
 
-def pixels_of(content: bytes) -> np.ndarray | None:
-    """Render an SVG document, or open a picture file: uint8 [SIDE, SIDE, 4], Twemoji's 64-pixel PNG as it is; None where it
-    cannot be read or shows nothing."""
+def pixels_of(content: bytes, side: int = SIDE) -> np.ndarray | None:
+    """Render an SVG document at SIDE pixels, or open a picture file and bring it to `side`: uint8 [side, side, 4]; None where it
+    cannot be read, is not square or shows nothing."""
     try:
         if content.startswith(b"<svg"):
             import resvg_py
 
             picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=content.decode())))).convert("RGBA")
         else:
-            picture = Image.open(io.BytesIO(content))
-            keep = picture.format == "PNG"
-            picture = picture.convert("RGBA")
-            picture = picture if keep else picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+            picture = Image.open(io.BytesIO(content)).convert("RGBA")
+            if picture.width == picture.height != side:
+                picture = picture.resize((side, side), Image.Resampling.LANCZOS)
     except ImportError:
         raise
     except BaseException as error:  # resvg is Rust: its panics are no Exceptions
@@ -124,14 +124,14 @@ def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def render(contents: Sequence[bytes], workers: int) -> Iterator[np.ndarray | None]:
+def render(contents: Sequence[bytes], workers: int, side: int = SIDE) -> Iterator[np.ndarray | None]:
     """The pixels of each drawing, in order, by `workers` processes; in this process where that is 1."""
     if workers == 1:
-        yield from map(pixels_of, contents)
+        yield from (pixels_of(content, side) for content in contents)
         return
     pool = ProcessPoolExecutor(workers, initializer=_ignore_interrupt)
     try:
-        yield from pool.map(pixels_of, contents, chunksize=16)
+        yield from pool.map(partial(pixels_of, side=side), contents, chunksize=16)
     except BrokenProcessPool as error:
         raise InputError(
             "A rendering process was ended from outside, probably for memory: run the same command again with --workers 1."

@@ -161,7 +161,8 @@ def _build_artist(
         ) from error
     pictures, index = [], []
     with progress(name, len(drawn), "pictures") as bar:
-        for (position, _), pixels in zip(drawn, art.render([content for _, content in drawn], workers), strict=True):
+        rendered = art.render([content for _, content in drawn], workers, SOURCES[name].side)
+        for (position, _), pixels in zip(drawn, rendered, strict=True):
             bar.update(1)
             if pixels is not None:
                 pictures.append(pixels)
@@ -222,8 +223,9 @@ def _recipe_of(folder: Path, part: str) -> str:
     if part == "names":
         return _recipe(part, NAME_PACKAGES, languages=list(LANGUAGES))
     source, emoji = SOURCES[part], folder / "emoji.json"
-    # `numbered` came later: what was built without it is the same and stays.
-    fields = {name: value for name, value in asdict(source).items() if name != "numbered" or value}
+    # `numbered` and `side` came later: what was built without them stays, but for Twemoji, which is built again.
+    later = {"numbered": False, "side": SIDE}
+    fields = {name: value for name, value in asdict(source).items() if name not in later or value != later[name]}
     return _recipe(
         part,
         [package for package in (source.package, source.codes) if package],

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from llama4.train.emoji.artists import members
-from llama4.train.emoji.dataset import HELD_OUT_ARTIST, LATE_ARTIST, VALIDATION_ARTIST
+from llama4.train.emoji.dataset import HELD_OUT_ARTIST, LAST_ARTIST, LATE_ARTIST, VALIDATION_ARTIST
 from llama4.train.emoji.sources import CLDR, NAME_PACKAGES, SIDE, SOURCES, TWEMOJI, Package
 
 _INTRODUCTION = """# Licences of the emoji data
@@ -18,7 +18,8 @@ named here; they keep their own licences, and this notice goes with the data whe
 ROLES = {
     HELD_OUT_ARTIST: "held out: evaluation only",
     VALIDATION_ARTIST: "validation",
-    LATE_ARTIST: "training, in the last stage",
+    LATE_ARTIST: "training, in the last two stages",
+    LAST_ARTIST: "training, in the last stage",
 }
 
 
@@ -55,7 +56,7 @@ def changes(package: Package) -> str:
     forms = {source.form for source in SOURCES.values() if source.package == package}
     if "iconify" in forms:
         return f"drawings rendered at {SIDE} pixels"
-    if "webp" in forms:
+    if any(source.side == SIDE for source in SOURCES.values() if source.package == package):
         return f"pictures scaled to {SIDE} pixels"
     return "none to the pictures" if forms else "names and keywords of the listed emoji taken out"
 

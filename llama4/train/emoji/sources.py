@@ -3,14 +3,14 @@
 All are packages of the npm registry, pinned by version and by the SHA-512 that the registry publishes (`npm view NAME@VERSION
 dist.integrity`): a package that has changed is refused. Licences are those that each package's own info.json, package.json or
 README states. 0.4 to fourteen megabytes hold a whole SVG set, because iconify packs it into one JSON file; 62 MB hold Twemoji,
-of whose package only `emoji.json` and the 64-pixel pictures are read.
+of whose package only `emoji.json` and the 64-pixel pictures are read, and 34 MB Noto as it was in 2017.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-SIDE = 128  # pixels: what a drawing is rendered at. Twemoji comes as 64-pixel pictures and stays so.
+SIDE = 128  # pixels: what a drawing is rendered at, and what a picture is brought to. Twemoji comes at 64 and stays so.
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Source:
     form     "iconify": SVG bodies in icons.json; "webp", "png": files named by code points, below `folder`
     codes    the package whose chars.json gives names their code points: the set's own, or another's for a set without one
     numbered several drawings of one emoji, often in several skin colours, are told apart by a digit: "boy-1", "boy-2"
+    side     pixels across and down of every picture
     """
 
     artist: str
@@ -58,6 +59,7 @@ class Source:
     codes: Package | None = None
     folder: str = ""
     numbered: bool = False
+    side: int = SIDE
 
 
 def _iconify(name: str, version: str, integrity: str, size: int, *words: str) -> Package:
@@ -151,6 +153,15 @@ STREAMLINE = _iconify(
     _BY_LINK,
     "Attribution: Streamline Emojis by Streamline (https://streamlinehq.com), licensed under CC BY 4.0.",
 )
+NOTO_2017 = Package(
+    "emoji-datasource-google",
+    "4.0.4",
+    "sha512-5sz0aIeNJfta2F4E+PNdOc6bqHWt29vOYtFGBXWZQnrxuSQlLpddd04y9K+P6mHiTYZkMe8z5y0lDeYaODBKmA==",
+    33_510_984,
+    *_GOOGLE,
+    _APACHE_LINK,
+    "The pictures are Android 8's, of October 2017. Packaged by Cal Henderson (https://github.com/iamcal/emoji-data, MIT).",
+)
 TWEMOJI = Package(
     "emoji-datasource-twitter",
     "16.0.0",
@@ -189,6 +200,7 @@ SOURCES: dict[str, Source] = {
         Source("fxemoji", FXEMOJI, "iconify", codes=NOTO),
         Source("blob", BLOB, "iconify", codes=NOTO),
         Source("streamline", STREAMLINE, "iconify", codes=NOTO, numbered=True),
-        Source("twemoji", TWEMOJI, "png", folder="package/img/twitter/64/"),
+        Source("noto-2017", NOTO_2017, "png", folder="package/img/google/64/"),
+        Source("twemoji", TWEMOJI, "png", folder="package/img/twitter/64/", side=64),
     )
 }
