@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 12 · Training
 #
-# *How the small model came to know its names: drawings that never look the same twice, eleven stages, trees of questions,
+# *How the small model came to know its names: drawings that never look the same twice, twelve stages, trees of questions,
 # two optimisers, and an artist kept out of sight. With a live run, from nothing, in seconds.*
 #
 # A model of a few million parameters trains on two CPU cores in hours, if nothing is wasted. This chapter takes the recipe
@@ -56,7 +56,7 @@ assert set(banana) == set(data.LANGUAGES) and len(data.LANGUAGES) == 16
 # To know a banana in a style never seen is to know what a banana looks like; to know a drawing seen many times may be mere
 # memory. So what is held out is not a tenth of the drawings but a whole **artist**. All drawings of one artist,
 # Twemoji, are never trained on, and they are what the model is judged by. A second artist serves to choose the recipe with,
-# and joins the training when the recipe is settled; a third did so for the last stage, and joins that.
+# and joins the training when the recipe is settled; a third did so for the stage before the last, and joins that.
 #
 # The 28 drawings in the package are Twemoji's. Every chapter shows the model pictures that it has not met.
 
@@ -82,7 +82,7 @@ dataset = data.Dataset(emoji, {"toy": data.Artist("toy", drawings, np.arange(len
 # %% [markdown]
 # ## Views
 #
-# With nine artists, the seven and the two that join in the end, a model sees nine bananas at most. It would learn the nine. So no
+# With ten artists, the seven and the three that join in the end, a model sees ten bananas at most. It would learn the ten. So no
 # drawing is shown twice alike: each time it is a fresh **view**, turned, stretched, warped, recoloured, on another ground,
 # softened, a patch rubbed out. `views` makes them for a whole batch at once, from a seeded generator.
 
@@ -138,7 +138,7 @@ print(f"{len(row.ids)} tokens, {row.ids.count(llm.config.patch_id)} of them the 
 assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 
 # %% [markdown]
-# ## Eleven stages
+# ## Twelve stages
 #
 # One could begin with such rows. But to name a banana in Thai the encoder must see and the decoder must spell, and while
 # neither can, little of the gradient that reaches the encoder is about what the tile shows. A view of its own is also far
@@ -155,6 +155,9 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # 9. `discern`: the same with more sides: more pairs, asked about less often, and rather those where it was wrong.
 # 10. `broaden`: the same with more pictures, each asked about less often, and more of some artists.
 # 11. `vary`: the same with more pictures again, in shifting colours, and by one artist more.
+# 12. `settle`: the same by one artist more again, and each picture in a language more.
+#
+# What ships is the *mean* of the weights that the last three left.
 
 # %% [markdown]
 # The third takes two minutes and was found late. To answer "on which side is the fox?" the decoder must look from a name at the
@@ -179,9 +182,14 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # above, and the ground stays what it is. Single pictures are 96 now, in English and one other language. And the stage has an
 # artist of its own, Streamline, whose drawings were the unseen ones in that trial.
 #
+# The mean of three models is a strange thing: nobody would take the mean of two programs. But `vary` begins where `broaden` ended,
+# and `settle` where `vary` did, at small rates, so all three end in one valley of the loss. Each lies somewhere on its rim, and
+# the middle lies lower, most of all for pictures unlike those that were learnt from. The numbers are in
+# [`averaging.py`](../llama4/train/averaging.py).
+#
 # Within each stage the learning rate rises in a few steps, stays, and falls in a straight line. There are two optimisers, one
 # for matrices and one for the rest (below as well). The picture has the rate of the first; the other's has the same course. In
-# the three stages before the last the encoder's rates are half of these.
+# `together`, `discern` and `broaden` the encoder's rates are half of these.
 
 # %%
 begin, schedule = 0, {}
@@ -192,7 +200,7 @@ for plan, stage in ((getattr(numbers, stage), stage) for stage in recipe.STAGES)
     assert max(rates) <= plan.muon_lr and rates[0] < rates[plan.warmup] and rates[-1] < 0.02 * plan.muon_lr
 whole, axes = figure(8, 3.2)
 lines(axes, schedule, "learning rate of the matrices", "steps of the recipe, one stage after the other")
-show(whole, "Eleven trapezoids: each stage's learning rate rises quickly, stays, and falls to nearly nothing.")
+show(whole, "Twelve trapezoids: each stage's learning rate rises quickly, stays, and falls to nearly nothing.")
 
 # %% [markdown]
 # ## Live: a toy that sees
@@ -664,7 +672,7 @@ assert objective.balance_of([50 * torch.eye(8)[[2, 6] * 4]], every) == (4.0, [4.
 # ## Source
 #
 # - [`recipe.Recipe`](../llama4/train/recipe.py#L208): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L54):
-#   its eleven stages.
+#   its twelve stages.
 # - [`pictures.views`](../llama4/train/pictures.py#L56): augmentation.
 # - [`optimiser.Muon`](../llama4/train/optimiser.py#L40) and [`weights.Masters`](../llama4/train/weights.py#L24).
 # - [`names.measure`](../llama4/train/names.py#L135) and [`scenes.draw`](../llama4/train/scenes.py#L40): trees.

@@ -72,9 +72,6 @@ class Decoding:
             **{name: sums[name] / steps for name in sums if name.startswith("busiest")},
         }
 
-    def leave(self) -> None:
-        """What goes on is what the last step left."""
-
     def validate(self) -> dict[str, float]:
         """Exact names in every language, by the first artist to validate on."""
         return {

@@ -47,9 +47,6 @@ class Stage(Protocol):
     def summary(self, sums: Mapping[str, float]) -> dict[str, float]:
         """The log's line from the sums of some steps."""
 
-    def leave(self) -> None:
-        """Behind the last step: put into the model what goes on from here, where that is not what the step left."""
-
     def validate(self) -> dict[str, float]:
         """Shares of right answers by an artist that is not learnt from; empty where there is none."""
 
@@ -78,8 +75,6 @@ def train(stage: Stage, folder: Path, until: int | None = None) -> bool:
                 state.save(folder, stage, optims, step, sums)
             bar.update()
     state.save(folder, stage, optims, step, sums)
-    if step == plan.steps:
-        stage.leave()
     return step == plan.steps
 
 

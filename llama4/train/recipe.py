@@ -19,7 +19,9 @@ Twelve stages, each called what it learns:
     discern   the same with more sides: more pairs, asked about less often, and rather those that it missed
     broaden   the same with more single pictures, strips and pictures apart, asked about less often; artists by their shares
     vary      the same with more single pictures again, in shifting colours, by one artist more
-    settle    the same by one artist more again, at a rate that stays; what it leaves is the mean of its weights
+    settle    the same by one artist more again, each picture in a language more
+
+What ships is the mean of the weights that the last three have left (averaging.py).
 """
 
 from __future__ import annotations
@@ -218,8 +220,7 @@ class Recipe:
     stages have scenes of their own, and a third tree, of `texts` conversations without a picture; `broaden` names
     `broad_pictures` in `broad_questions` languages each, and draws an artist of an emoji by the `shares`; `vary` names
     `varied_pictures` in `varied_questions` languages, and draws all as `varied` says; `settle` names `settled_pictures` in
-    `settled_questions` languages, draws artists by the `settled_shares`, and takes the mean of its weights from step `mean_from`
-    on, see averaging.py.
+    `settled_questions` languages, and draws artists by the `settled_shares`. `averaged`: the stages whose weights' mean ships.
 
     `memory`, `alike`: from `discern` on, of how many askings a running loss is, and what of the odds is alike for all, see
     missed.py.
@@ -245,9 +246,7 @@ class Recipe:
         steps=2800, rows=4, tokens=8192, muon_lr=0.004, adam_lr=0.002, warmup=50, decay=0.95, encoder=0.5
     )
     vary: Plan = Plan(steps=2750, rows=4, tokens=8192, muon_lr=0.004, adam_lr=0.002, warmup=50, decay=0.95, encoder=1.0)
-    settle: Plan = Plan(
-        steps=2500, rows=4, tokens=8192, muon_lr=0.003, adam_lr=0.0015, warmup=50, floor=1.0, encoder=1.0
-    )
+    settle: Plan = Plan(steps=2800, rows=4, tokens=8192, muon_lr=0.003, adam_lr=0.0015, warmup=50, encoder=1.0)
     smoothing: float = 0.1
     pull: float = 2.0
     balance_weight: float = 0.01
@@ -274,7 +273,7 @@ class Recipe:
     settled_pictures: int = 72
     settled_questions: int = 3
     settled_shares: Mapping[str, float] = field(default_factory=lambda: dict(SETTLED_SHARES))
-    mean_from: int = 400
+    averaged: tuple[str, ...] = ("broaden", "vary", "settle")
     memory: float = 3.0
     alike: float = 0.5
     texts: int = 48

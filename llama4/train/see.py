@@ -80,9 +80,6 @@ class See:
         """Means over the steps."""
         return {name: total / sums["steps"] for name, total in sums.items() if name != "steps"}
 
-    def leave(self) -> None:
-        """What goes on is what the last step left."""
-
     def validate(self) -> dict[str, float]:
         """The share of tiles told apart, by every artist in the dataset that the run does not learn from."""
         return {artist: self.told_apart(artist) for artist in self.renderer.studio.validation}

@@ -9,7 +9,7 @@
     discern     the same with more sides: more pairs, asked about less often, and rather those that were missed
     broaden     the same with more single pictures, strips and pictures apart, asked about less often; artists by their shares
     vary        the same with more single pictures again, in shifting colours, by one artist more
-    settle      the same by one artist more again, at a rate that stays; it leaves the mean of its weights
+    settle      the same by one artist more again, each picture in a language more
 
 A tree is one picture, or some, that many questions go on from. Names are most of what the model has to know, and what it knows
 of them goes when it is not asked for; so every step has both trees, from first to last.
@@ -21,12 +21,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import nn
-
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
 from llama4.train import names, scenes, texts
-from llama4.train.averaging import Mean
 from llama4.train.data import Batch, Batches
 from llama4.train.decoding import Decoding
 from llama4.train.emoji.dataset import LAST_ARTIST, LATE_ARTIST
@@ -189,16 +186,15 @@ class Discern(Together):
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
         super().__init__(model, tokenizer, renderer, recipe)
-        self.missed = Missed(len(renderer.studio.dataset.emoji), recipe.memory, recipe.alike)
-        self.extra = self.missed
+        self.extra: Missed = Missed(len(renderer.studio.dataset.emoji), recipe.memory, recipe.alike)
 
     def heed(self, tree: names.Tree, measured: Measured) -> None:
         """Where an emoji was sought, how it did."""
-        self.missed.heed(tree.sought_N, measured.answers_N)
+        self.extra.heed(tree.sought_N, measured.answers_N)
 
     def odds(self) -> list[float]:
         """By what was missed."""
-        return self.missed.odds()
+        return self.extra.odds()
 
     def before(self) -> int:
         """Those of the four stages that draw from the same streams."""
@@ -260,31 +256,16 @@ class Vary(Broaden):
 
 
 class Settle(Vary):
-    """By one artist more again, whose shares are its own; fewer pictures, each in a language more; at a rate that stays. What it
-    leaves is the mean of its weights (averaging.py). The batches after the last of `Vary`."""
+    """By one artist more again, all by shares of its own; fewer pictures, each in a language more. The batches after the last of
+    `Vary`."""
 
     name = "settle"
     late = (LATE_ARTIST, LAST_ARTIST)
     shares = "settled_shares"
     depends = (
-        *(*RELATING, "settled_pictures", "settled_questions", "varied", "settled_shares", "mean_from", Broaden.kinds),
+        *(*RELATING, "settled_pictures", "settled_questions", "varied", "settled_shares", Broaden.kinds),
         *("memory", "alike", "relate", "together", "discern", "broaden", "vary"),
     )
-
-    def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
-        super().__init__(model, tokenizer, renderer, recipe)
-        self.mean = Mean(self.masters.weights)
-        self.extra = nn.ModuleDict({"missed": self.missed, "mean": self.mean})
-
-    def gradients(self, step: int) -> Mapping[str, float]:
-        """As before; the weights that the step begins with count for the mean."""
-        if step >= self.recipe.mean_from:
-            self.mean.take(self.masters.weights)
-        return super().gradients(step)
-
-    def leave(self) -> None:
-        """The mean in place of the last step's weights."""
-        self.mean.give(self.masters.working)
 
     def named(self, number: int) -> names.Tree:
         """Pictures, each in English and some other languages."""

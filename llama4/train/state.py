@@ -50,11 +50,8 @@ def load(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer]) -> tup
     path = folder / f"{stage.name}.pt"
     if not path.exists():
         return 0, Counter()
-    try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        held = dict(saved["numbers"])
-    except Exception as error:  # a damaged zip file can raise nearly anything, in several paragraphs
-        raise InputError(f"{path} is damaged: delete it to begin this stage again.") from error
+    saved = _read(path)
+    held = dict(saved["numbers"])
     changed = [name for name, value in stage.numbers.items() if held.get(name) != value]
     if changed:
         raise InputError(
@@ -65,6 +62,23 @@ def load(folder: Path, stage: Stage, optims: list[torch.optim.Optimizer]) -> tup
     except (KeyError, RuntimeError, ValueError) as error:  # missing names, other shapes, other parameters
         raise InputError(f"{path} belongs to another model or other data: choose another folder.") from error
     return int(saved["step"]), Counter(saved.get("sums", {}))
+
+
+def weights_of(folder: Path, stage: str) -> dict[str, torch.Tensor]:
+    """The fp32 weights that a stage of this name left, by name. Raises InputError where there is no state, or a damaged one."""
+    path = folder / f"{stage}.pt"
+    if not path.exists():
+        raise InputError(f"{path} is missing, and what ships is a mean of it: put it back, or begin in another folder.")
+    return _read(path)["weights"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        saved["numbers"], saved["weights"] = dict(saved["numbers"]), dict(saved["weights"])
+    except Exception as error:  # a damaged zip file can raise nearly anything, in several paragraphs
+        raise InputError(f"{path} is damaged: delete it to begin this stage again.") from error
+    return saved
 
 
 @torch.no_grad()

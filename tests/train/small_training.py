@@ -50,7 +50,7 @@ RECIPE = Recipe(
     discern=replace(SHORT, encoder=0.5),
     broaden=replace(SHORT, encoder=0.5),
     vary=replace(SHORT, encoder=1.0),
-    settle=replace(SHORT, floor=1.0, encoder=1.0),
+    settle=replace(SHORT, encoder=1.0),
     **{"questions": 3, "pictures": 2, "many_tiles": 0.2, "texts": 4},
     few_scenes=tuple(Scene(layout, 2, 1, trunks=2, english=1.0, few=True) for layout in ("row", "apart", "side")),
     scenes=tuple(Scene(layout, 2, 1, trunks=2) for layout in ("large", "row", "apart", "side")),  # what fits its chunk
@@ -59,7 +59,7 @@ RECIPE = Recipe(
     discerning_scenes=(Scene("side", 2, 1, trunks=2, english=1.0, stress=2.0, questions=2),),
     broad_scenes=(Scene("side", 2, 1, trunks=3, english=1.0, questions=2),),
     **{"broad_pictures": 4, "broad_questions": 2, "varied_pictures": 6, "varied_questions": 2},
-    **{"settled_pictures": 5, "settled_questions": 3, "mean_from": 2},
+    **{"settled_pictures": 5, "settled_questions": 3},
     text_mixture=replace(Recipe().text_mixture, english=1.0),  # what fits its chunk, too
     pool=Pool(first=4, doubling=2),
 )

@@ -1,71 +1,67 @@
-"""Pins the running mean: of every point alike, in fp32, rounded once; kept with the state; and none of nothing."""
+"""Pins the mean of stages: in fp32, rounded once, of all weights; and one sentence for a state that is not there or not whole."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
+import small_training
 import torch
 
-from llama4.train.averaging import Mean
+from llama4.errors import InputError
+from llama4.model import Llama4
+from llama4.train.averaging import average
+from llama4.train.recipe import STAGES, Recipe
 
 
-def points(count: int) -> list[dict[str, torch.Tensor]]:
-    """Weights along a stage, by names with dots in them."""
-    generator = torch.Generator().manual_seed(4)
-    shapes = {"decoder.layers.0.q": (3, 5), "vision.norm": (7,)}
-    return [{name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in range(count)]
+@pytest.fixture
+def model() -> Llama4:
+    torch.manual_seed(3)
+    return Llama4(small_training.small_config(small_training.small_tokenizer())).to(torch.bfloat16)
 
 
-@pytest.mark.parametrize("count", [1, 2, 37])
-def test_every_point_counts_the_same(count: int) -> None:
-    """Sums in float64 against a running mean in float32: 37 roundings of 2⁻²⁴ of numbers below 4."""
-    taken = points(count)
-    mean, into = Mean(taken[0]), points(1)[0]
-    for weights in taken:
-        mean.take(weights)
-    mean.give(into)
-    for name, found in into.items():
-        expected = torch.stack([weights[name].double() for weights in taken]).mean(dim=0)
-        assert (found - expected).abs().max() <= count * 4 * 2**-24
+def left(folder: Path, stage: str, model: Llama4, value: float, without: str = "") -> None:
+    """A state in which every weight is `value`."""
+    weights = {name: torch.full(p.shape, value) for name, p in model.named_parameters() if name != without}
+    torch.save({"numbers": {}, "weights": weights}, folder / f"{stage}.pt")
 
 
-def test_it_is_rounded_once() -> None:
+def test_it_is_rounded_once(model: Llama4, tmp_path: Path) -> None:
     """bf16's numbers behind 1 lie 2u apart, u = 2⁻⁸. Of 1 + 0.9 u and 1 + 1.3 u the mean, 1 + 1.1 u, is nearer to 1 + 2 u; if
     they are rounded first, to 1 and 1 + 2 u, their mean lies half-way and is rounded to 1."""
-    mean = Mean({"w": torch.zeros(3)})
-    for units in (0.9, 1.3):
-        mean.take({"w": torch.full((3,), 1 + units * 2**-8)})
-    into = {"w": torch.zeros(3, dtype=torch.bfloat16)}
-    mean.give(into)
-    assert into["w"].tolist() == [1 + 2**-7] * 3
+    for stage, units in (("one", 0.9), ("two", 1.3)):
+        left(tmp_path, stage, model, 1 + units * 2**-8)
+    average(model, tmp_path, ("one", "two"))
+    assert {float(w) for p in model.parameters() for w in p.detach().flatten()[:3]} == {1 + 2**-7}
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
-def test_it_goes_on_from_what_was_saved() -> None:
-    taken = points(5)
-    whole, first, second = Mean(taken[0]), Mean(taken[0]), Mean(taken[0])
-    for number, weights in enumerate(taken):
-        whole.take(weights)
-        if number < 2:
-            first.take(weights)
-    second.load_state_dict(first.state_dict())
-    for weights in taken[2:]:
-        second.take(weights)
-    held = whole.state_dict()
-    assert all(torch.equal(found, held[name]) for name, found in second.state_dict().items())
+def test_each_stage_counts_the_same(model: Llama4, tmp_path: Path) -> None:
+    for stage, value in (("one", 1.0), ("two", 2.0), ("three", 6.0)):
+        left(tmp_path, stage, model, value)
+    average(model, tmp_path, ("one", "two", "three"))
+    assert {float(w) for p in model.parameters() for w in p.detach().flatten()[:3]} == {3.0}
 
 
-def test_it_keeps_its_own_numbers_and_learns_nothing() -> None:
-    """The weights go on beside it, and no optimiser finds it."""
-    weights = {"w": torch.ones(2)}
-    mean, into = Mean(weights), {"w": torch.zeros(2)}
-    mean.take(weights)
-    weights["w"].fill_(9)
-    mean.give(into)
-    assert into["w"].tolist() == [1, 1] and not list(mean.parameters())
-    assert {buffer.dtype for buffer in mean.buffers()} == {torch.float32, torch.int64}
+def test_a_state_that_is_missing_or_cut_or_of_a_part_is_named(model: Llama4, tmp_path: Path) -> None:
+    left(tmp_path, "one", model, 1.0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with pytest.raises(InputError, match=r"two\.pt is missing, and what ships is a mean of it"):
+        average(model, tmp_path, ("one", "two"))
+    (tmp_path / "two.pt").write_bytes((tmp_path / "one.pt").read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"two\.pt is damaged"):
+        average(model, tmp_path, ("one", "two"))
+    left(tmp_path, "two", model, 1.0, without=next(iter(before)))
+    with pytest.raises(InputError, match=r"two\.pt does not hold all weights of the model"):
+        average(model, tmp_path, ("one", "two"))
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters()), "nothing was changed"
 
 
-def test_a_mean_of_nothing_is_refused() -> None:
-    into = points(1)[0]
-    with pytest.raises(ValueError, match="no mean of no weights"):
-        Mean(into).give(into)
-    assert all(torch.equal(weight, points(1)[0][name]) for name, weight in into.items())
+def test_the_recipe_averages_stages_in_which_all_learn() -> None:
+    recipe = Recipe()
+    assert recipe.averaged == STAGES[-3:]
+    assert all(getattr(recipe, stage).encoder > 0 for stage in recipe.averaged)
+    assert dataclasses.replace(recipe, averaged=()).numbers("settle") == recipe.numbers("settle"), (
+        "no state depends on it"
+    )

@@ -82,14 +82,17 @@ def test_the_checkpoint_opens_and_answers(finished: Path) -> None:
     assert len(answer.ids) <= 3
 
 
-def test_the_checkpoint_is_the_mean_of_the_last_stages_weights(finished: Path) -> None:
-    """That of the state on disk, rounded; not what the last step left, and nothing of what is thrown away."""
+def test_the_checkpoint_is_the_mean_of_what_the_last_three_stages_left(finished: Path) -> None:
+    """The weights of the states on disk, rounded once; nothing of what is thrown away."""
+    left = [torch.load(finished / f"{stage}.pt", weights_only=True)["weights"] for stage in STAGES[-3:]]
     held = torch.load(finished / f"{STAGES[-1]}.pt", weights_only=True)
     shipped = dict(llama4.load_model(finished / "model", device="cpu").named_parameters())
-    assert held["step"] == 4 and set(held["weights"]) == set(shipped) and int(held["extra"]["mean.count"]) == 2
+    assert held["step"] == 4 and set(held["weights"]) == set(shipped)
+    assert len({float(weights["decoder.head.weight"].abs().sum()) for weights in left}) == 3, "they differ"
     for name, weight in shipped.items():
-        assert torch.equal(held["extra"][f"mean.{name.replace('.', '/')}"].bfloat16(), weight), name
-    assert not torch.equal(held["weights"]["decoder.head.weight"].bfloat16(), shipped["decoder.head.weight"])
+        mean = torch.stack([weights[name] for weights in left]).double().mean(dim=0)
+        spacing = mean.abs().clamp_min(1e-30) * 2**-8  # half of bf16's at most; its sums in float32 add next to nothing
+        assert ((weight - mean).abs() <= 1.001 * spacing).all(), name
     gathered = torch.load(finished / "gather.pt", weights_only=True)["weights"]
     resting = {
         f"vision.{name}" for name, weight in gathered.items() if torch.equal(weight, held["weights"][f"vision.{name}"])

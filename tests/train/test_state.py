@@ -119,7 +119,6 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
             ("vary", "balance_weight", 0.5),
             ("settle", "settled_pictures", 2),
             ("settle", "settled_questions", 2),
-            ("settle", "mean_from", 3),
             ("settle", "settled_shares", dict.fromkeys(("noto", "fluent", "streamline", "noto-2017"), 1.0)),
             ("settle", "varied", Augmentation(tinged=0.1)),
             ("settle", "broad_scenes", ()),

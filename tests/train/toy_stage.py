@@ -39,9 +39,6 @@ class Toy:
         """The mean loss and the mean norm."""
         return {"loss": sums["loss"] / sums["steps"], "norm": sums["norm"] / sums["steps"]}
 
-    def leave(self) -> None:
-        """What the last step left."""
-
     def validate(self) -> dict[str, float]:
         """A number that depends on the weights alone."""
         return {"artist": round(self.extra.weight.sum().item(), 4)}
