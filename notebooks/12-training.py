@@ -157,7 +157,7 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # 11. `vary`: the same with more pictures again, in shifting colours, and by one artist more.
 # 12. `settle`: the same by one artist more again, and each picture in a language more.
 #
-# What ships is the *mean* of the weights that the last three left.
+# What ships is the *mean* of the weights that the last two left.
 
 # %% [markdown]
 # The third takes two minutes and was found late. To answer "on which side is the fox?" the decoder must look from a name at the
@@ -182,10 +182,9 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # above, and the ground stays what it is. Single pictures are 96 now, in English and one other language. And the stage has an
 # artist of its own, Streamline, whose drawings were the unseen ones in that trial.
 #
-# The mean of three models is a strange thing: nobody would take the mean of two programs. But `vary` begins where `broaden` ended,
-# and `settle` where `vary` did, at small rates, so all three end in one valley of the loss. Each lies somewhere on its rim, and
-# the middle lies lower, most of all for pictures unlike those that were learnt from. The numbers are in
-# [`averaging.py`](../llama4/train/averaging.py).
+# The mean of two models is a strange thing: nobody would take the mean of two programs. But `settle` begins where `vary` ended,
+# at a small rate, so both end in one valley of the loss. Each lies somewhere on its rim, and the middle lies lower, most of all
+# for pictures unlike those that were learnt from. The numbers are in [`averaging.py`](../llama4/train/averaging.py).
 #
 # Within each stage the learning rate rises in a few steps, stays, and falls in a straight line. There are two optimisers, one
 # for matrices and one for the rest (below as well). The picture has the rate of the first; the other's has the same course. In

@@ -16,7 +16,7 @@
     broaden    the same; more pictures, each asked about less often           RUN/broaden.pt
     vary       the same; more pictures again, in shifting colours             RUN/vary.pt
     settle     the same by one artist more, each in one language more         RUN/settle.pt
-    mean       of the weights that the last three stages left
+    mean       of the weights that `vary` and `settle` left
     export     Hugging Face's layout, bf16                                    RUN/model
 
 `--until speak` exports what the fourth stage leaves, after two hours and a quarter, to RUN/model-speak; without it the same

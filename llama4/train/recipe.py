@@ -21,7 +21,7 @@ Twelve stages, each called what it learns:
     vary      the same with more single pictures again, in shifting colours, by one artist more
     settle    the same by one artist more again, each picture in a language more
 
-What ships is the mean of the weights that the last three have left (averaging.py).
+What ships is the mean of the weights that the last two have left (averaging.py).
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ class Recipe:
     settled_pictures: int = 72
     settled_questions: int = 3
     settled_shares: Mapping[str, float] = field(default_factory=lambda: dict(SETTLED_SHARES))
-    averaged: tuple[str, ...] = ("broaden", "vary", "settle")
+    averaged: tuple[str, ...] = ("vary", "settle")
     memory: float = 3.0
     alike: float = 0.5
     texts: int = 48

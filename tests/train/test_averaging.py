@@ -60,7 +60,7 @@ def test_a_state_that_is_missing_or_cut_or_of_a_part_is_named(model: Llama4, tmp
 
 def test_the_recipe_averages_stages_in_which_all_learn() -> None:
     recipe = Recipe()
-    assert recipe.averaged == STAGES[-3:]
+    assert recipe.averaged == STAGES[-2:]
     assert all(getattr(recipe, stage).encoder > 0 for stage in recipe.averaged)
     assert dataclasses.replace(recipe, averaged=()).numbers("settle") == recipe.numbers("settle"), (
         "no state depends on it"

@@ -82,13 +82,13 @@ def test_the_checkpoint_opens_and_answers(finished: Path) -> None:
     assert len(answer.ids) <= 3
 
 
-def test_the_checkpoint_is_the_mean_of_what_the_last_three_stages_left(finished: Path) -> None:
+def test_the_checkpoint_is_the_mean_of_what_the_last_two_stages_left(finished: Path) -> None:
     """The weights of the states on disk, rounded once; nothing of what is thrown away."""
-    left = [torch.load(finished / f"{stage}.pt", weights_only=True)["weights"] for stage in STAGES[-3:]]
+    left = [torch.load(finished / f"{stage}.pt", weights_only=True)["weights"] for stage in STAGES[-2:]]
     held = torch.load(finished / f"{STAGES[-1]}.pt", weights_only=True)
     shipped = dict(llama4.load_model(finished / "model", device="cpu").named_parameters())
     assert held["step"] == 4 and set(held["weights"]) == set(shipped)
-    assert len({float(weights["decoder.head.weight"].abs().sum()) for weights in left}) == 3, "they differ"
+    assert len({float(weights["decoder.head.weight"].abs().sum()) for weights in left}) == 2, "they differ"
     for name, weight in shipped.items():
         mean = torch.stack([weights[name] for weights in left]).double().mean(dim=0)
         spacing = mean.abs().clamp_min(1e-30) * 2**-8  # half of bf16's at most; its sums in float32 add next to nothing
