@@ -560,7 +560,7 @@ for before, after in [("few", "speak"), *pairwise(recipe.STAGES[recipe.STAGES.in
 # jumps three times more, though not as far: behind `gather`, where the encoder says other things than it did; with `relate`,
 # which asks what was hardly asked before; and with `together`, which asks often whether two are the same, and moves the encoder.
 # `discern` and `broaden` begin where the stage before has ended, and the loss doubles within two hundred steps; `vary` begins
-# half as high again, with drawings that look otherwise, and nearly doubles from there.
+# half as high again, with drawings that look otherwise, and nearly doubles from there; with `settle` it doubles once more.
 # Each time the rate is high again, and some of what was known is lost for a while. These stages have other mixtures of questions,
 # so the end of one is not to be compared with the end of the next.
 # "Right" counts tokens with the right beginning of the answer given, so it is higher than the share of right names.
@@ -670,7 +670,7 @@ assert objective.balance_of([50 * torch.eye(8)[[2, 6] * 4]], every) == (4.0, [4.
 # %% [markdown]
 # ## Source
 #
-# - [`recipe.Recipe`](../llama4/train/recipe.py#L208): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L54):
+# - [`recipe.Recipe`](../llama4/train/recipe.py#L216): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L57):
 #   its twelve stages.
 # - [`pictures.views`](../llama4/train/pictures.py#L56): augmentation.
 # - [`optimiser.Muon`](../llama4/train/optimiser.py#L40) and [`weights.Masters`](../llama4/train/weights.py#L24).
