@@ -3,8 +3,8 @@
     w = 1/n · Σ w(stage)        in fp32, rounded to bf16 once
 
 A stage goes on where another ended, at a small rate, and both end in the same valley of the loss; the middle of two points of its
-rim lies lower, most of all for pictures unlike those that were learnt from. Right in English, of two artists from whom no stage
-learns, EmojiOne 1 (918 drawings, and 400 strips of three) and OpenMoji (1585 drawings), in percent:
+rim lies lower, most of all for pictures unlike those that were learnt from. Right in English, of drawings from which no stage
+learns, EmojiOne 1's (918, and 400 strips of three) and OpenMoji's (1585), in percent:
 
                                     EmojiOne 1    strips    OpenMoji
     broaden                               65.3      26.5        44.2
