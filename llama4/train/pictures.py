@@ -5,7 +5,7 @@ the drawing filling the frame. So each view of a drawing is drawn anew:
 
     place     turn, scale, shear, shift, and a smooth warp of the plane
     colour    a hue rotation, saturation, contrast, brightness, now and then grey or inverted
-    tinge     a smooth field of colour over the drawing, in the last stage: its sun is orange below and green above
+    tinge     a smooth field of colour over the drawing, in the last two stages: its sun is orange below and green above
     ground    white mostly, else a flat colour, else a slope between two
     soften    down and up again in size, noise, a patch rubbed out
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from emoji_world import NAMED, contents
 
+from llama4.train.emoji.__main__ import parser
 from llama4.train.emoji.artists import pixels_of
 from llama4.train.emoji.dataset import ARTISTS, LANGUAGES
 from llama4.train.emoji.fxemoji_names import FXEMOJI_NAMES
 from llama4.train.emoji.iconify import document, icon_names, resolved
-from llama4.train.emoji.licences import notice, packages_of
+from llama4.train.emoji.licences import changes, notice, packages_of
 from llama4.train.emoji.matching import drawn_again, match, name_book, own_codes, slug
 from llama4.train.emoji.names import annotations_member, emoji_entries, from_code
 from llama4.train.emoji.sources import SIDE, SOURCES
@@ -113,6 +114,22 @@ def test_every_artist_has_a_source() -> None:
         assert (source.codes is not None) == (source.form == "iconify"), source.artist
         assert source.numbered == (source.artist == "streamline") and (source.form == "iconify" or not source.numbered)
         assert source.package.integrity.startswith("sha512-") and len(source.package.integrity) == 95
+        assert source.side == (64 if source.artist == "twemoji" else SIDE), "the held-out pictures stay as they come"
+
+
+def test_the_help_says_how_much_is_fetched() -> None:
+    megabytes = sum(package.size for package in packages_of(ARTISTS)) / 1e6
+    assert f"About {round(megabytes, -1):.0f} MB to fetch" in parser().format_help().replace("\n", " ")
+    assert f"by {['ten', 'eleven', 'twelve'][len(ARTISTS) - 10]} sets of artists" in parser().format_help().replace(
+        "\n", " "
+    )
+
+
+def test_the_notice_says_what_was_done_to_the_pictures() -> None:
+    done = {package.name: changes(package) for package in packages_of(ARTISTS)}
+    assert done["@iconify-json/noto"] == "drawings rendered at 128 pixels"
+    assert done["emoji-datasource-google"] == done["@lobehub/fluent-emoji-3d"] == "pictures scaled to 128 pixels"
+    assert done["emoji-datasource-twitter"] == "none to the pictures"
 
 
 def test_who_asks_for_attribution_gets_it() -> None:

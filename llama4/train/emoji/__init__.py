@@ -1,4 +1,4 @@
-"""Emoji as training data: pictures by ten sets of artists, named in sixteen languages. `python -m llama4.train.emoji` builds
+"""Emoji as training data: pictures by eleven sets of artists, named in sixteen languages. `python -m llama4.train.emoji` builds
 the folder; `open_dataset` reads it. Which artist is for what is fixed here once: the held-out one is never trained on."""
 
 from __future__ import annotations
