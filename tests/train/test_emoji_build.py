@@ -82,11 +82,13 @@ def test_what_a_build_makes(server: Registry, tmp_path: Path) -> None:
     assert not list(folder.glob(".*")), "no part is left lying about"
 
 
-def test_the_number_of_processes_changes_nothing(server: Registry, tmp_path: Path) -> None:
+@pytest.mark.parametrize("artist", ["noto", "noto-2017", "twemoji"])
+def test_the_number_of_processes_changes_nothing(server: Registry, tmp_path: Path, artist: str) -> None:
+    """Of drawings, of pictures that are scaled, and of those that stay as they come."""
     for workers in (1, 2):
-        built(tmp_path / str(workers), server, "noto", workers=workers)
+        built(tmp_path / str(workers), server, artist, workers=workers)
     for file in ("pixels.npy", "index.npy"):
-        assert (tmp_path / "1/noto" / file).read_bytes() == (tmp_path / "2/noto" / file).read_bytes()
+        assert (tmp_path / "1" / artist / file).read_bytes() == (tmp_path / "2" / artist / file).read_bytes()
 
 
 def test_a_drawing_that_fails_is_counted(server: Registry, tmp_path: Path) -> None:
