@@ -157,7 +157,10 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # 11. `vary`: the same with more pictures again, in shifting colours, and by one artist more.
 # 12. `settle`: the same by one artist more again, and each picture in a language more.
 #
-# What ships is the *mean* of the weights that the last two left.
+# What ships is the *mean* of the weights that the last two left. Nobody would take the mean of two programs. But `settle` begins
+# where `vary` ended, at a small rate, so both end in one valley of the loss. Each lies somewhere on its rim, and the middle
+# lies lower, most of all for pictures unlike those that were learnt from. The numbers are in
+# [`averaging.py`](../llama4/train/averaging.py).
 
 # %% [markdown]
 # The third takes two minutes and was found late. To answer "on which side is the fox?" the decoder must look from a name at the
@@ -181,10 +184,6 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # helped a little with such a one, and random filters did not. So two drawings in five get one: a sun is orange below and green
 # above, and the ground stays what it is. Single pictures are 96 now, in English and one other language. And the stage has an
 # artist of its own, Streamline, whose drawings were the unseen ones in that trial.
-#
-# The mean of two models is a strange thing: nobody would take the mean of two programs. But `settle` begins where `vary` ended,
-# at a small rate, so both end in one valley of the loss. Each lies somewhere on its rim, and the middle lies lower, most of all
-# for pictures unlike those that were learnt from. The numbers are in [`averaging.py`](../llama4/train/averaging.py).
 #
 # Within each stage the learning rate rises in a few steps, stays, and falls in a straight line. There are two optimisers, one
 # for matrices and one for the rest (below as well). The picture has the rate of the first; the other's has the same course. In
