@@ -4,34 +4,28 @@ and that the stage before it draws each artist as often as another."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from late_stages import assert_goes_on, assert_names, drawer
 from small_training import (
-    NONE,
     RECIPE,
     SHORT,
-    TILE,
-    assert_near,
     broaden_stage,
     dataset,
-    gradients_of,
     small_model,
     small_tokenizer,
     studio,
 )
 from task_emoji import EMOJI
 
-from llama4.train import names, objective
 from llama4.train.emoji.dataset import HELD_OUT_ARTIST, TRAIN_ARTISTS, VALIDATION_ARTIST, Artist, Dataset
 from llama4.train.loop import train
-from llama4.train.pictures import views
 from llama4.train.recipe import Recipe
-from llama4.train.render import Renderer, eight_bit
+from llama4.train.render import Renderer
 from llama4.train.speak import Broaden, Discern
 from llama4.train.tasks import Picture
 
@@ -45,21 +39,10 @@ def fp32_stage(**changed: object) -> Broaden:
     return Broaden(small_model(), small_tokenizer(), Renderer(studio()), replace(RECIPE, **plans, **changed))
 
 
-@pytest.fixture(scope="module")
-def drawer() -> Callable[[torch.Tensor], tuple[str, int]]:
-    """Whose drawing a tile is, and of which emoji."""
-    data, any_state = dataset("noto", "fluent", "blob"), torch.Generator()
-    looks = {name: eight_bit(views(data.artists[name].pixels, TILE, NONE, any_state)) for name in ("noto", "fluent")}
-
-    def find(tile: torch.Tensor) -> tuple[str, int]:
-        (found,) = [(name, e) for name, look in looks.items() for e in range(len(EMOJI)) if torch.equal(tile, look[e])]
-        return found
-
-    return find
-
-
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_an_artist_draws_as_often_as_its_share(share: float, drawer: Callable[..., tuple[str, int]]) -> None:
+def test_an_artist_draws_as_often_as_its_share(
+    share: float,
+) -> None:
     """800 pictures; four standard deviations, none where the share leaves no choice."""
     renderer = Renderer(replace(studio(), shares={"noto": 2 * share, "fluent": 2 * (1 - share)}))
     pictures = [Picture((number % len(EMOJI),)) for number in range(800)]
@@ -68,7 +51,7 @@ def test_an_artist_draws_as_often_as_its_share(share: float, drawer: Callable[..
     assert abs(seen["noto"] - 800 * share) <= 4 * np.sqrt(800 * share * (1 - share))
 
 
-def test_an_emoji_is_drawn_by_who_drew_it_whatever_the_shares(drawer: Callable[..., tuple[str, int]]) -> None:
+def test_an_emoji_is_drawn_by_who_drew_it_whatever_the_shares() -> None:
     data = dataset("noto", "fluent")
     few = Artist("fluent", data.artists["fluent"].pixels[3:5], data.artists["fluent"].index[3:5])
     alone = studio(data=Dataset(EMOJI, {"noto": data.artists["noto"], "fluent": few}))
@@ -78,24 +61,12 @@ def test_an_emoji_is_drawn_by_who_drew_it_whatever_the_shares(drawer: Callable[.
     assert drawer(tiles[0]) == ("noto", 0)
 
 
-def test_names_are_of_more_pictures_in_fewer_languages(drawer: Callable[..., tuple[str, int]]) -> None:
+def test_names_are_of_more_pictures_in_fewer_languages() -> None:
     """Seven pictures in two languages, English and another."""
-    stage = fp32_stage(broad_pictures=7, broad_questions=2)
-    tree = stage.named(50)
-    assert len(tree.trunk_PS) == len(tree.tiles) == 7
-    asked = Counter(number for one in tree.branches for number in one.picture_B.tolist())
-    assert asked == dict.fromkeys(range(7), 2)
-    tokenizer, english = small_tokenizer(), Counter()
-    for one in tree.branches:
-        for number, ids in zip(one.picture_B.tolist(), one.part.tokens_BS.tolist(), strict=True):
-            said = tokenizer.decode([token for token in ids if token != tokenizer.pad_id])
-            _, emoji = drawer(tree.tiles[number])
-            assert any(name in said for name in EMOJI[emoji].names.values()), said
-            english[number] += EMOJI[emoji].names["en"] in said
-    assert all(english[number] >= 1 for number in range(7))
+    assert_names(fp32_stage(broad_pictures=7, broad_questions=2).named(50), 7, 2)
 
 
-def test_all_that_a_step_shows_is_drawn_by_the_shares(drawer: Callable[..., tuple[str, int]]) -> None:
+def test_all_that_a_step_shows_is_drawn_by_the_shares() -> None:
     """Conversations, names and scenes, which draw from both artists where the shares are even."""
     for shares, expected in ((NOTO_ALONE, {"noto"}), ({"noto": 1.0, "fluent": 1.0}, {"noto", "fluent"})):
         stage = fp32_stage(shares=shares, many_tiles=0.0)
@@ -108,25 +79,10 @@ def test_all_that_a_step_shows_is_drawn_by_the_shares(drawer: Callable[..., tupl
 
 
 def test_it_goes_on_behind_five_stages_with_scenes_of_its_own() -> None:
-    """Step 1 is batch 43, whose tokens are learnt with the gradient of their mean."""
-    stage, plain = fp32_stage(balance_weight=0.0), fp32_stage(balance_weight=0.0)
-    assert plain.before() == 42
-    batch, trees = plain.batches.batch(43), plain.trees(43)
-    assert [len(tree.trunk_PS) for tree in trees] == [4, 3, 1]  # `broad_pictures`, its scene's trunks, one of text
-    sums = stage.gradients(1)
-    told = [objective.measure(plain.model, part, batch.tiles[part.tiles]) for part in batch.parts]
-    told += [names.measure(plain.model, tree) for tree in trees]
-    tokens = sum(one.answer_tokens for one in told)
-    assert sums["answer_tokens"] == tokens
-    assert sums["answers"] == pytest.approx(sum(float(one.answers.detach()) for one in told), rel=1e-5)
-    (sum(one.answers for one in told) / tokens).backward()
-    plain.masters.collect()
-    ours = gradients_of(stage)
-    assert set(ours) == set(stage.masters.weights)  # the encoder's among them
-    assert_near(ours, gradients_of(plain))
+    assert_goes_on(fp32_stage, 42, [4, 3, 1])  # `broad_pictures`, its scene's trunks, one of text
 
 
-def test_the_stage_before_draws_every_artist_as_often(drawer: Callable[..., tuple[str, int]]) -> None:
+def test_the_stage_before_draws_every_artist_as_often() -> None:
     """`discern` made before and after a `broaden` of the same renderer: the same tiles, by both artists."""
     renderer = Renderer(studio())
     recipe = replace(RECIPE, pictures=13, shares=NOTO_ALONE)

@@ -119,10 +119,9 @@ def test_every_artist_has_a_source() -> None:
 
 def test_the_help_says_how_much_is_fetched() -> None:
     megabytes = sum(package.size for package in packages_of(ARTISTS)) / 1e6
-    assert f"About {round(megabytes, -1):.0f} MB to fetch" in parser().format_help().replace("\n", " ")
-    assert f"by {['ten', 'eleven', 'twelve'][len(ARTISTS) - 10]} sets of artists" in parser().format_help().replace(
-        "\n", " "
-    )
+    said = parser().format_help().replace("\n", " ")
+    assert f"About {round(megabytes, -1):.0f} MB to fetch" in said
+    assert f"by {['ten', 'eleven', 'twelve'][len(ARTISTS) - 10]} sets of artists" in said
 
 
 def test_the_notice_says_what_was_done_to_the_pictures() -> None:

@@ -47,8 +47,7 @@ def test_the_share_of_steps_over_which_it_falls() -> None:
 def test_all_plans_warm_up_before_they_fall() -> None:
     for name in STAGES:
         plan = getattr(Recipe(), name)
-        assert plan.warmup < plan.steps * (1 - plan.decay)
-        assert max(map(plan.rate, range(plan.steps))) == 1.0
+        assert plan.warmup < plan.steps * (1 - plan.decay) and max(map(plan.rate, range(plan.steps))) == 1.0
 
 
 def test_the_model_that_ships_fits_and_is_what_the_recipe_says() -> None:

@@ -3,35 +3,27 @@ encoder at the whole rate; and that `broaden`, made of the same renderer, draws 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
+from late_stages import assert_goes_on, assert_names, assert_same, drawer, shown, who_draws
 from small_training import (
     NONE,
     RECIPE,
     SHORT,
-    TILE,
-    assert_near,
     dataset,
-    gradients_of,
     small_model,
     small_tokenizer,
     studio,
     vary_stage,
 )
-from task_emoji import EMOJI
 
-from llama4.train import names, objective
 from llama4.train.emoji.dataset import HELD_OUT_ARTIST, LAST_ARTIST, LATE_ARTIST, LEARNT_ARTISTS
 from llama4.train.loop import train
-from llama4.train.pictures import views
 from llama4.train.recipe import Recipe
-from llama4.train.render import Renderer, eight_bit
+from llama4.train.render import Renderer
 from llama4.train.speak import Broaden, Vary
 from llama4.train.tasks import Picture
 from llama4.train.weights import optimisers
@@ -48,34 +40,11 @@ def fp32_stage(kind: type[Broaden] = Vary, renderer: Renderer | None = None, **c
     return kind(small_model(), small_tokenizer(), renderer or Renderer(studio()), recipe)
 
 
-@pytest.fixture(scope="module")
-def drawer() -> Callable[[torch.Tensor], tuple[str, int] | None]:
-    """Whose drawing a tile is, and of which emoji; None where it is nobody's as it was drawn."""
-    data, any_state = dataset("noto", "fluent", LATE_ARTIST, "blob"), torch.Generator()
-    looks = {name: eight_bit(views(data.artists[name].pixels, TILE, NONE, any_state)) for name in EVEN}
-
-    def find(tile: torch.Tensor) -> tuple[str, int] | None:
-        found = [(name, e) for name, look in looks.items() for e in range(len(EMOJI)) if torch.equal(tile, look[e])]
-        return found[0] if found else None
-
-    return find
-
-
-def shown(stage: Broaden, number: int) -> dict[str, torch.Tensor]:
-    """The tiles of a step, by what they are for: names, a scene, conversations."""
-    named, scene, _ = stage.trees(number)
-    return {"names": named.tiles, "scene": scene.tiles, "conversations": stage.batches.batch(number).tiles}
-
-
-def test_all_that_a_step_shows_is_by_one_artist_more(drawer: Callable[..., tuple[str, int] | None]) -> None:
+def test_all_that_a_step_shows_is_by_one_artist_more() -> None:
     """Over twelve steps; by nobody else, where nothing is tinged. `broaden` knows the artist's share and not the artist."""
     for kind, artists in ((Vary, set(EVEN)), (Broaden, {"noto", "fluent"})):
-        stage, seen = fp32_stage(kind), {}
-        for number in range(60, 72):
-            for where, tiles in shown(stage, number).items():
-                seen.setdefault(where, set()).update(found and found[0] for found in map(drawer, tiles))
-        assert seen["names"] == seen["scene"] == artists
-        assert seen["conversations"] - {None} == artists  # None: a strip squeezed into one tile
+        seen = who_draws(fp32_stage(kind), range(60, 72))
+        assert seen["names"] == seen["scene"] == seen["conversations"] - {None} == artists
 
 
 def single(renderer: Renderer) -> list[torch.Tensor]:
@@ -94,7 +63,7 @@ def large(renderer: Renderer) -> list[torch.Tensor]:
     return [tiles for tiles, _ in renderer.large([6, 7], 2, np.random.default_rng(4))]
 
 
-def test_all_that_a_step_shows_is_drawn_as_varied_says(drawer: Callable[..., tuple[str, int] | None]) -> None:
+def test_all_that_a_step_shows_is_drawn_as_varied_says() -> None:
     """Of tinged drawings none is what an artist drew; `broaden` tinges none, with the same recipe."""
     for kind, tinged in ((Vary, True), (Broaden, False)):
         stage = fp32_stage(kind, varied=ALL_TINGED)
@@ -111,7 +80,7 @@ def test_the_stage_before_draws_the_same_whether_there_is_one_artist_more_or_not
     without = Renderer(studio(data=dataset("noto", "fluent", "blob")))
     first = shown(fp32_stage(Broaden, without, shares={"noto": 1.0, "fluent": 1.0}), 60)
     again = shown(fp32_stage(Broaden), 60)
-    assert all(torch.equal(first[where], again[where]) for where in first)
+    assert_same(first, again)
 
 
 def test_the_stage_before_draws_the_same_with_this_one_beside_it() -> None:
@@ -119,42 +88,16 @@ def test_the_stage_before_draws_the_same_with_this_one_beside_it() -> None:
     first = shown(fp32_stage(Broaden, renderer, varied=ALL_TINGED), 60)
     fp32_stage(Vary, renderer, varied=ALL_TINGED)
     again = shown(fp32_stage(Broaden, renderer, varied=NONE, varied_pictures=2), 60)
-    assert all(torch.equal(first[where], again[where]) for where in first)
+    assert_same(first, again)
     assert renderer.studio.artists == ("noto", "fluent") and renderer.studio.how == NONE
 
 
-def test_names_are_of_more_pictures_in_english_and_one_language(drawer: Callable[..., tuple[str, int]]) -> None:
-    stage = fp32_stage(varied_pictures=9, varied_questions=2)
-    tree = stage.named(60)
-    assert len(tree.trunk_PS) == len(tree.tiles) == 9
-    tokenizer, asked, english = small_tokenizer(), Counter(), Counter()
-    for one in tree.branches:
-        for number, ids in zip(one.picture_B.tolist(), one.part.tokens_BS.tolist(), strict=True):
-            said = tokenizer.decode([token for token in ids if token != tokenizer.pad_id])
-            asked[number] += 1
-            _, emoji = drawer(tree.tiles[number])
-            assert any(name in said for name in EMOJI[emoji].names.values()), said
-            english[number] += EMOJI[emoji].names["en"] in said
-    assert asked == dict.fromkeys(range(9), 2)
-    assert all(english[number] >= 1 for number in range(9))
+def test_names_are_of_more_pictures_in_english_and_one_language() -> None:
+    assert_names(fp32_stage(varied_pictures=9, varied_questions=2).named(60), 9, 2)
 
 
 def test_it_goes_on_behind_six_stages() -> None:
-    """Step 1 is batch 55, whose tokens are learnt with the gradient of their mean."""
-    stage, plain = fp32_stage(balance_weight=0.0), fp32_stage(balance_weight=0.0)
-    assert plain.before() == 54
-    batch, trees = plain.batches.batch(55), plain.trees(55)
-    assert [len(tree.trunk_PS) for tree in trees] == [6, 3, 1]  # `varied_pictures`, a scene's trunks, one of text
-    sums = stage.gradients(1)
-    told = [objective.measure(plain.model, part, batch.tiles[part.tiles]) for part in batch.parts]
-    told += [names.measure(plain.model, tree) for tree in trees]
-    tokens = sum(one.answer_tokens for one in told)
-    assert sums["answer_tokens"] == tokens
-    (sum(one.answers for one in told) / tokens).backward()
-    plain.masters.collect()
-    ours = gradients_of(stage)
-    assert set(ours) == set(stage.masters.weights)
-    assert_near(ours, gradients_of(plain))
+    assert_goes_on(fp32_stage, 54, [6, 3, 1])  # `varied_pictures`, a scene's trunks, one of text
 
 
 def test_the_encoder_learns_at_the_whole_rate() -> None:
