@@ -11,15 +11,7 @@ import numpy as np
 import pytest
 import torch
 from late_stages import assert_goes_on, assert_names, drawer
-from small_training import (
-    RECIPE,
-    SHORT,
-    broaden_stage,
-    dataset,
-    small_model,
-    small_tokenizer,
-    studio,
-)
+from small_training import RECIPE, SHORT, broaden_stage, dataset, small_model, small_tokenizer, studio
 from task_emoji import EMOJI
 
 from llama4.train.emoji.dataset import HELD_OUT_ARTIST, TRAIN_ARTISTS, VALIDATION_ARTIST, Artist, Dataset
@@ -40,9 +32,7 @@ def fp32_stage(**changed: object) -> Broaden:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_an_artist_draws_as_often_as_its_share(
-    share: float,
-) -> None:
+def test_an_artist_draws_as_often_as_its_share(share: float) -> None:
     """800 pictures; four standard deviations, none where the share leaves no choice."""
     renderer = Renderer(replace(studio(), shares={"noto": 2 * share, "fluent": 2 * (1 - share)}))
     pictures = [Picture((number % len(EMOJI),)) for number in range(800)]

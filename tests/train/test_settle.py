@@ -8,15 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from late_stages import assert_goes_on, assert_names, assert_same, drawer, shown, who_draws
-from small_training import (
-    NONE,
-    RECIPE,
-    SHORT,
-    settle_stage,
-    small_model,
-    small_tokenizer,
-    studio,
-)
+from small_training import NONE, RECIPE, SHORT, settle_stage, small_model, small_tokenizer, studio
 
 from llama4.train.emoji.dataset import HELD_OUT_ARTIST, LAST_ARTIST, LATE_ARTIST, LEARNT_ARTISTS
 from llama4.train.loop import train

@@ -9,16 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from late_stages import assert_goes_on, assert_names, assert_same, drawer, shown, who_draws
-from small_training import (
-    NONE,
-    RECIPE,
-    SHORT,
-    dataset,
-    small_model,
-    small_tokenizer,
-    studio,
-    vary_stage,
-)
+from small_training import NONE, RECIPE, SHORT, dataset, small_model, small_tokenizer, studio, vary_stage
 
 from llama4.train.emoji.dataset import HELD_OUT_ARTIST, LAST_ARTIST, LATE_ARTIST, LEARNT_ARTISTS
 from llama4.train.loop import train
