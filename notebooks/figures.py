@@ -291,7 +291,7 @@ def lines(axes: Axes, curves: dict[str, Any], title: str = "", across: str = "",
     axes.set_xlabel(across)
     axes.set_ylim(bottom=0)
     if len(curves) > 1:
-        axes.legend()
+        axes.legend(ncols=1 if len(curves) <= 8 else 2)  # a longer column would lie on the curves
 
 
 def routes(image: Image.Image, maps: dict[int, Any]) -> str:
