@@ -1,4 +1,4 @@
-"""What ships is the mean of what the last stages left, weight by weight.
+"""`scatter` begins with the mean of what the two stages before it left, weight by weight.
 
     w = 1/n · Σ w(stage)        in fp32, rounded to bf16 once
 
@@ -10,7 +10,7 @@ learns, EmojiOne 1's (918, and 400 strips of three) and OpenMoji's (1585), in pe
     broaden                               65.3      26.5        44.2
     vary                                  67.3      29.8        47.1
     settle                                68.0      29.0        47.6
-    mean of vary and settle               69.1      32.5        49.3     ships
+    mean of vary and settle               69.1      32.5        49.3     begins the last stage
     mean of all three                     68.4      32.2        48.4
     mean of broaden and vary              68.6      30.2        47.9
 
@@ -34,8 +34,8 @@ from llama4.train import state
 
 
 @torch.no_grad()
-def average(model: Llama4, folder: Path, stages: Sequence[str]) -> None:
-    """Put the mean of the fp32 weights that these stages left in `folder` into the model, rounded to its dtype.
+def average(model: Llama4, folder: Path, stages: Sequence[str]) -> Llama4:
+    """Put the mean of the fp32 weights that these stages left in `folder` into the model, rounded to its dtype; returns it.
 
     Raises InputError where a state is missing or holds other weights than all of the model's.
     """
@@ -48,3 +48,4 @@ def average(model: Llama4, folder: Path, stages: Sequence[str]) -> None:
             )
     for name, weight in own.items():
         weight.copy_(sum(weights[name] for weights in held) / len(held))
+    return model

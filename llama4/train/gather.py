@@ -25,7 +25,7 @@ from llama4.model import Llama4
 from llama4.train.emoji.dataset import Dataset
 from llama4.train.recipe import Recipe
 from llama4.train.render import Renderer
-from llama4.train.see import See, WhichEmoji
+from llama4.train.see import See, WhichEmoji, drawings
 
 FOLLOW = 1 / 8  # the share of the way that a centre goes to a view; an emoji is seen eighty times
 SHARPNESS = 0.08  # of the head at first: of six from 0.01 to 0.2 the losses at 0.07 and 0.1 were least, 1.97 and 1.85
@@ -104,5 +104,5 @@ class Gather(See):
     def learnt_from(self) -> Iterator[tuple[Tensor, Tensor]]:
         """What the encoder says of every drawing that the run learns from: encoded tokens, and which emoji they are of."""
         for artist in self.renderer.studio.artists:
-            for tiles, emoji in self.drawings(artist):
+            for tiles, emoji in drawings(self.dataset, artist, self.model.config.vision.tile_side):
                 yield self.model.vision(tiles), emoji

@@ -5,9 +5,10 @@ the drawing filling the frame. So each view of a drawing is drawn anew:
 
     place     turn, scale, shear, shift, and a smooth warp of the plane
     colour    a hue rotation, saturation, contrast, brightness, now and then grey or inverted
-    tinge     a smooth field of colour over the drawing, in the last two stages: its sun is orange below and green above
+    tinge     a smooth field of colour over the drawing, in the last three stages: its sun is orange below and green above
     ground    white mostly, else a flat colour, else a slope between two
     soften    down and up again in size, noise, a patch rubbed out
+    untouched a share of the views is none of this, in the last stage: the drawing on white, as it is asked about
 
 All of it is batched and seeded: the same generator state gives the same pixels. No mirror images: ⬅ and ➡ have other names.
 
@@ -51,6 +52,7 @@ class Augmentation:
     soften: float = 0.3
     noise: float = 0.03
     rubbed_out: float = 0.15
+    untouched: float = 0.0
 
 
 def views(drawings: np.ndarray, side: int, how: Augmentation, generator: Generator) -> Tensor:
@@ -64,7 +66,11 @@ def views(drawings: np.ndarray, side: int, how: Augmentation, generator: Generat
     cover = placed[:, 3:].clamp(0, 1)
     recoloured = recolour(placed[:, :3], cover, how, generator)
     view = recoloured + ground(len(rgba), side, how, generator) * (1 - cover)
-    return spoil(view, how, generator).clamp(0, 1)
+    view = spoil(view, how, generator).clamp(0, 1)
+    if how.untouched:  # no draw without it, as for `tinged`
+        untouched = torch.rand(len(rgba), generator=generator) < how.untouched
+        view = torch.where(untouched[:, None, None, None], plain(drawings, side), view)
+    return view
 
 
 def grid(count: int, side: int, how: Augmentation, generator: Generator) -> Tensor:

@@ -1,7 +1,7 @@
 """Train the small model, from data to checkpoint:
 
     python -m llama4.train.emoji                       data/emoji     (a minute, and a network)
-    python -m llama4.train.pretrain                    runs/tiny      (twelve hours on two CPU cores)
+    python -m llama4.train.pretrain                    runs/tiny      (thirteen hours on two CPU cores)
 
     tokenizer  byte pairs of the names, keywords and questions                RUN/tokenizer.model
     see        the vision encoder learns which emoji a tile shows             RUN/see.pt
@@ -16,7 +16,7 @@
     broaden    the same; more pictures, each asked about less often           RUN/broaden.pt
     vary       the same; more pictures again, in shifting colours             RUN/vary.pt
     settle     the same by one artist more, each in one language more         RUN/settle.pt
-    mean       of the weights that `vary` and `settle` left
+    scatter    from the mean of what those two left: tokens led astray        RUN/scatter.pt
     export     Hugging Face's layout, bf16                                    RUN/model
 
 `--until speak` exports what the fourth stage leaves, after two hours and a quarter, to RUN/model-speak; without it the same
@@ -47,6 +47,7 @@ from llama4.train.loop import Stage, train
 from llama4.train.memory import keep_freed_memory, keep_kernels
 from llama4.train.recipe import STAGES, Recipe, small_config
 from llama4.train.render import Renderer, Studio
+from llama4.train.scatter import Scatter
 from llama4.train.see import See, WhichEmoji
 from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Settle, Speak, Together, Vary, Words
 from llama4.train.weights import draw
@@ -83,15 +84,14 @@ def run(recipe: Recipe, data: Path, folder: Path, until: str = STAGES[-1]) -> Pa
         lambda: Broaden(model, tokenizer, renderer, recipe),
         lambda: Vary(model, tokenizer, renderer, recipe),
         lambda: Settle(model, tokenizer, renderer, recipe),
+        lambda: Scatter(average(model, folder, recipe.averaged), tokenizer, renderer, recipe),
     )
-    # Made one after the other: a stage begins with the weights that the one before left.
+    # Made one after the other: a stage begins with the weights that the one before left, the last one with a mean.
     for name, make in zip(STAGES, stages, strict=True):
         if not train(make(), folder):
             return None
         if name == until:
             break
-    if until == STAGES[-1]:
-        average(model, folder, recipe.averaged)
     return export(model, tokenizer, folder / ("model" if until == STAGES[-1] else f"model-{until}"))
 
 
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--until",
         choices=STAGES,
         default=STAGES[-1],
-        help="the last stage to run, exported to INTO/model-STAGE (settle, to INTO/model)",
+        help="the last stage to run, exported to INTO/model-STAGE (scatter, to INTO/model)",
     )
     parser.add_argument("--all-artists", action="store_true", help="learn from the validation artist too: the last run")
     chosen = parser.parse_args(arguments)

@@ -89,15 +89,16 @@ class See:
         """The share of an artist's pictures, plain on white, that the head gives the right number."""
         right = 0
         self.which.eval()
-        for tiles, emoji in self.drawings(artist):
+        for tiles, emoji in drawings(self.dataset, artist, self.model.config.vision.tile_side):
             right += int((self.which(self.model.vision(tiles)).argmax(-1) == emoji).sum())
         self.which.train()
         return right / len(self.dataset.artists[artist].index)
 
-    def drawings(self, artist: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """An artist's pictures, plain on white, AT_ONCE at a time: bfloat16 tiles, and which emoji each of them shows."""
-        pixels, index = self.dataset.artists[artist].pixels, self.dataset.artists[artist].index
-        for first in range(0, len(index), AT_ONCE):
-            some = slice(first, first + AT_ONCE)
-            tiles = eight_bit(plain(np.array(pixels[some]), self.model.config.vision.tile_side))
-            yield tiles.to(torch.bfloat16), torch.from_numpy(np.array(index[some]))
+
+def drawings(dataset: Dataset, artist: str, side: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """An artist's pictures, plain on white, AT_ONCE at a time: bfloat16 tiles, and which emoji each of them shows."""
+    pixels, index = dataset.artists[artist].pixels, dataset.artists[artist].index
+    for first in range(0, len(index), AT_ONCE):
+        some = slice(first, first + AT_ONCE)
+        tiles = eight_bit(plain(np.array(pixels[some]), side))
+        yield tiles.to(torch.bfloat16), torch.from_numpy(np.array(index[some]))

@@ -1,4 +1,5 @@
-"""The decoder's stages: it learns its first words, then to look, then all tasks, those once more, and to begin from names.
+"""The decoder's stages but the last: it learns its first words, then to look, then all tasks, those once more, and to begin from
+names.
 
     words       conversations: one picture, one question in English
     few         a tree of a scene of eight emoji, in English
@@ -234,6 +235,7 @@ class Vary(Broaden):
     at the whole rate. The batches after the last of `Broaden`, whose counts of what was missed are forgotten as well."""
 
     name = "vary"
+    how = "varied"  # the recipe's, by which all is drawn
     late: tuple[str, ...] = (LATE_ARTIST,)
     depends = (
         *(*RELATING, "varied_pictures", "varied_questions", "varied", "shares", Broaden.kinds),
@@ -242,7 +244,7 @@ class Vary(Broaden):
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
         studio = renderer.studio
-        varied = replace(studio, artists=(*studio.artists, *self.late), how=recipe.varied)
+        varied = replace(studio, artists=(*studio.artists, *self.late), how=getattr(recipe, self.how))
         super().__init__(model, tokenizer, Renderer(varied), recipe)
 
     def named(self, number: int) -> names.Tree:

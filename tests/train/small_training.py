@@ -27,6 +27,7 @@ from llama4.train.pictures import Augmentation
 from llama4.train.recipe import Plan, Pool, Recipe, Scene
 from llama4.train.render import Renderer, Studio
 from llama4.train.rows import Writer
+from llama4.train.scatter import Scatter
 from llama4.train.see import See, WhichEmoji
 from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Settle, Speak, Together, Vary, Words
 from llama4.train.tasks import Mixture
@@ -51,6 +52,7 @@ RECIPE = Recipe(
     broaden=replace(SHORT, encoder=0.5),
     vary=replace(SHORT, encoder=1.0),
     settle=replace(SHORT, encoder=1.0),
+    scatter=SHORT,
     **{"questions": 3, "pictures": 2, "many_tiles": 0.2, "texts": 4},
     few_scenes=tuple(Scene(layout, 2, 1, trunks=2, english=1.0, few=True) for layout in ("row", "apart", "side")),
     scenes=tuple(Scene(layout, 2, 1, trunks=2) for layout in ("large", "row", "apart", "side")),  # what fits its chunk
@@ -202,6 +204,12 @@ def settle_stage(recipe: Recipe = RECIPE) -> Settle:
     """`settle`, straight after `see`."""
     after = see_stage(recipe)
     return Settle(after.model, small_tokenizer(), after.renderer, recipe)
+
+
+def scatter_stage(recipe: Recipe = RECIPE) -> Scatter:
+    """`scatter`, straight after `see`."""
+    after = see_stage(recipe)
+    return Scatter(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def few_stage(recipe: Recipe = RECIPE) -> Few:

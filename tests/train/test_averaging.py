@@ -32,7 +32,7 @@ def test_it_is_rounded_once(model: Llama4, tmp_path: Path) -> None:
     they are rounded first, to 1 and 1 + 2 u, their mean lies half-way and is rounded to 1."""
     for stage, units in (("one", 0.9), ("two", 1.3)):
         left(tmp_path, stage, model, 1 + units * 2**-8)
-    average(model, tmp_path, ("one", "two"))
+    assert average(model, tmp_path, ("one", "two")) is model
     assert {float(w) for p in model.parameters() for w in p.detach().flatten()[:3]} == {1 + 2**-7}
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
@@ -47,7 +47,7 @@ def test_each_stage_counts_the_same(model: Llama4, tmp_path: Path) -> None:
 def test_a_state_that_is_missing_or_cut_or_of_a_part_is_named(model: Llama4, tmp_path: Path) -> None:
     left(tmp_path, "one", model, 1.0)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    with pytest.raises(InputError, match=r"two\.pt is missing, and what ships is a mean of it"):
+    with pytest.raises(InputError, match=r"two\.pt is missing, and the last stage begins with a mean of it"):
         average(model, tmp_path, ("one", "two"))
     (tmp_path / "two.pt").write_bytes((tmp_path / "one.pt").read_bytes()[:-100])
     with pytest.raises(InputError, match=r"two\.pt is damaged"):
@@ -60,8 +60,8 @@ def test_a_state_that_is_missing_or_cut_or_of_a_part_is_named(model: Llama4, tmp
 
 def test_the_recipe_averages_stages_in_which_all_learn() -> None:
     recipe = Recipe()
-    assert recipe.averaged == STAGES[-2:]
+    assert recipe.averaged == STAGES[-3:-1]
     assert all(getattr(recipe, stage).encoder > 0 for stage in recipe.averaged)
     assert dataclasses.replace(recipe, averaged=()).numbers("settle") == recipe.numbers("settle"), (
-        "no state depends on it"
+        "no state but the next one's depends on it"
     )

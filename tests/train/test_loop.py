@@ -15,6 +15,7 @@ from small_training import (
     broaden_stage,
     discern_stage,
     gather_stage,
+    scatter_stage,
     see_stage,
     settle_stage,
     speak_stage,
@@ -30,7 +31,10 @@ from llama4.train.weights import optimisers
 
 STAGES = pytest.mark.parametrize(
     "make",
-    [see_stage, gather_stage, speak_stage, together_stage, discern_stage, broaden_stage, vary_stage, settle_stage, Toy],
+    [
+        *(see_stage, gather_stage, speak_stage, together_stage, discern_stage, broaden_stage, vary_stage, settle_stage),
+        *(scatter_stage, Toy),
+    ],
 )
 
 

@@ -71,6 +71,16 @@ def test_values_stay_in_range_and_follow_the_seed() -> None:
     assert len({view.numpy().tobytes() for view in views(noisy_drawings(1).repeat(9, 0), SIDE, wild, seeded())}) == 9
 
 
+def test_an_untouched_view_is_the_plain_drawing_and_the_others_are_what_they_were() -> None:
+    """The share is drawn last: whoever is not in it looks as without one. Of 300, four standard deviations of 8."""
+    rgba = noisy_drawings(300)
+    touched, some = (views(rgba, SIDE, replace(Augmentation(), untouched=share), seeded()) for share in (0.0, 0.3))
+    as_drawn = (some == plain(rgba, SIDE)).all(dim=(1, 2, 3))
+    assert abs(int(as_drawn.sum()) - 90) <= 32
+    assert torch.equal(some[~as_drawn], touched[~as_drawn])
+    assert torch.equal(views(rgba, SIDE, replace(Augmentation(), untouched=1.0), seeded()), plain(rgba, SIDE))
+
+
 @pytest.mark.usefixtures("farthest")
 def test_a_turn_of_ninety_degrees_is_counter_clockwise() -> None:
     turned = views(drawings(0), SIDE, replace(NONE, turn=90.0), seeded())

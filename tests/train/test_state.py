@@ -18,6 +18,7 @@ from small_training import (
     gather_stage,
     rehearse_stage,
     relate_stage,
+    scatter_stage,
     see_stage,
     settle_stage,
     speak_stage,
@@ -125,6 +126,15 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
             ("settle", "vary", PLAN),
             ("settle", "broaden", PLAN),
             ("settle", "seed", 8),
+            ("scatter", "scattered", Augmentation(untouched=0.1)),
+            ("scatter", "astray", 0.1),
+            ("scatter", "left_out", 0.1),
+            ("scatter", "averaged", ("broaden", "vary", "settle")),
+            ("scatter", "settle", PLAN),
+            ("scatter", "vary", PLAN),
+            ("scatter", "settled_pictures", 2),
+            ("scatter", "settled_shares", dict.fromkeys(("noto", "fluent", "streamline", "noto-2017"), 1.0)),
+            ("scatter", "seed", 8),
             ("gather", "pull", 1.0),
             ("gather", "smoothing", 0.3),
             ("gather", "seed", 8),
@@ -157,7 +167,7 @@ def test_a_state_of_another_recipe_is_refused(stage: str, field: str, value: obj
     encoder = {"see": see_stage, "gather": gather_stage}
     decoder = {"words": words_stage, "few": few_stage, "speak": speak_stage, "rehearse": rehearse_stage}
     decoder |= {"relate": relate_stage, "together": together_stage, "discern": discern_stage, "broaden": broaden_stage}
-    decoder |= {"vary": vary_stage, "settle": settle_stage}
+    decoder |= {"vary": vary_stage, "settle": settle_stage, "scatter": scatter_stage}
     build = (encoder | decoder)[stage]
     train(build(), tmp_path, until=1)
     with pytest.raises(InputError, match=rf"{stage}\.pt belongs to a run with other numbers \({field}\)"):
