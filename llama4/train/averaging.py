@@ -49,3 +49,17 @@ def average(model: Llama4, folder: Path, stages: Sequence[str]) -> Llama4:
     for name, weight in own.items():
         weight.copy_(sum(weights[name] for weights in held) / len(held))
     return model
+
+
+@torch.no_grad()
+def halfway(model: Llama4, folder: Path, stage: str) -> Llama4:
+    """Put the model's weights half-way to the fp32 ones that a stage left in `folder`, rounded to its dtype; returns it.
+
+    What rested in that stage stays. Raises InputError where the state is missing or holds what the model has not.
+    """
+    left, own = state.weights_of(folder, stage), dict(model.named_parameters())
+    if not left or any(name not in own or own[name].shape != weight.shape for name, weight in left.items()):
+        raise InputError(f"{folder / f'{stage}.pt'} belongs to another model: choose another folder.")
+    for name, weight in left.items():
+        own[name].copy_((own[name].float() + weight) / 2)
+    return model

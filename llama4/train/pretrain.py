@@ -17,6 +17,7 @@
     vary       the same; more pictures again, in shifting colours             RUN/vary.pt
     settle     the same by one artist more, each in one language more         RUN/settle.pt
     scatter    from the mean of what those two left: tokens led astray        RUN/scatter.pt
+    half-way   from that mean to what `scatter` left
     export     Hugging Face's layout, bf16                                    RUN/model
 
 `--until speak` exports what the fourth stage leaves, after two hours and a quarter, to RUN/model-speak; without it the same
@@ -40,7 +41,7 @@ from llama4.errors import InputError
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
 from llama4.train import tokenizer as tokenizer_training
-from llama4.train.averaging import average
+from llama4.train.averaging import average, halfway
 from llama4.train.emoji.dataset import DEFAULT_FOLDER, LEARNT_ARTISTS, TRAIN_ARTISTS, VALIDATION_ARTIST, open_dataset
 from llama4.train.gather import Gather
 from llama4.train.loop import Stage, train
@@ -92,6 +93,8 @@ def run(recipe: Recipe, data: Path, folder: Path, until: str = STAGES[-1]) -> Pa
             return None
         if name == until:
             break
+    if until == STAGES[-1]:
+        halfway(average(model, folder, recipe.averaged), folder, until)
     return export(model, tokenizer, folder / ("model" if until == STAGES[-1] else f"model-{until}"))
 
 

@@ -68,9 +68,7 @@ def weights_of(folder: Path, stage: str) -> dict[str, torch.Tensor]:
     """The fp32 weights that a stage of this name left, by name. Raises InputError where there is no state, or a damaged one."""
     path = folder / f"{stage}.pt"
     if not path.exists():
-        raise InputError(
-            f"{path} is missing, and the last stage begins with a mean of it: put it back, or begin in another folder."
-        )
+        raise InputError(f"{path} is missing, and what ships is a mean of it: put it back, or begin in another folder.")
     return _read(path)["weights"]
 
 

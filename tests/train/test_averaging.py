@@ -11,7 +11,7 @@ import torch
 
 from llama4.errors import InputError
 from llama4.model import Llama4
-from llama4.train.averaging import average
+from llama4.train.averaging import average, halfway
 from llama4.train.recipe import STAGES, Recipe
 
 
@@ -47,7 +47,7 @@ def test_each_stage_counts_the_same(model: Llama4, tmp_path: Path) -> None:
 def test_a_state_that_is_missing_or_cut_or_of_a_part_is_named(model: Llama4, tmp_path: Path) -> None:
     left(tmp_path, "one", model, 1.0)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    with pytest.raises(InputError, match=r"two\.pt is missing, and the last stage begins with a mean of it"):
+    with pytest.raises(InputError, match=r"two\.pt is missing, and what ships is a mean of it"):
         average(model, tmp_path, ("one", "two"))
     (tmp_path / "two.pt").write_bytes((tmp_path / "one.pt").read_bytes()[:-100])
     with pytest.raises(InputError, match=r"two\.pt is damaged"):
@@ -55,6 +55,30 @@ def test_a_state_that_is_missing_or_cut_or_of_a_part_is_named(model: Llama4, tmp
     left(tmp_path, "two", model, 1.0, without=next(iter(before)))
     with pytest.raises(InputError, match=r"two\.pt does not hold all weights of the model"):
         average(model, tmp_path, ("one", "two"))
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters()), "nothing was changed"
+
+
+def test_half_way_is_rounded_once_and_what_rested_stays(model: Llama4, tmp_path: Path) -> None:
+    """From 1 to 1 + 2.6 u it is 1 + 1.3 u, nearer to 1 + 2 u than to 1; a state rounded first would be 1 + 2 u, and half-way to
+    that, 1 + u, rounds to 1."""
+    names = [name for name, _ in model.named_parameters()]
+    for p in model.parameters():
+        p.data.fill_(1.0)
+    left(tmp_path, "one", model, 1 + 2.6 * 2**-8, without=names[0])
+    assert halfway(model, tmp_path, "one") is model
+    first, *others = (set(p.detach().flatten().tolist()) for p in model.parameters())
+    assert first == {1.0} and all(values == {1 + 2**-7} for values in others)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def test_half_way_to_another_model_or_to_nothing_is_refused(model: Llama4, tmp_path: Path) -> None:
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for weights in ({}, {"decoder.head.weight": torch.ones(2, 2)}, {"no such weight": torch.ones(2)}):
+        torch.save({"numbers": {}, "weights": weights}, tmp_path / "one.pt")
+        with pytest.raises(InputError, match=r"one\.pt belongs to another model"):
+            halfway(model, tmp_path, "one")
+    with pytest.raises(InputError, match=r"two\.pt is missing"):
+        halfway(model, tmp_path, "two")
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters()), "nothing was changed"
 
 
