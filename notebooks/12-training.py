@@ -160,8 +160,8 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 #
 # `scatter` begins with the *mean* of the weights that the two before it left. Nobody would take the mean of two programs. But
 # `settle` begins where `vary` ended, at a small rate, so both end in one valley of the loss. Each lies somewhere on its rim, and
-# the middle lies lower, most of all for pictures unlike those that were learnt from. The numbers are in
-# [`averaging.py`](../llama4/train/averaging.py).
+# the middle lies lower, most of all for pictures unlike those that were learnt from. What ships lies, for the same reason,
+# half-way from there to what `scatter` leaves. The numbers are in [`averaging.py`](../llama4/train/averaging.py).
 
 # %% [markdown]
 # The third takes two minutes and was found late. To answer "on which side is the fox?" the decoder must look from a name at the
@@ -187,10 +187,10 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # artist of its own, Streamline, whose drawings were the unseen ones in that trial.
 #
 # The thirteenth is about the decoder. Of an artist that was never learnt from, EmojiOne in its first version, it named 69 in a
-# hundred drawings. A rule of 1936, Fisher's, which knows nothing but where the tokens of the learnt drawings lie, told 80 apart by
-# the same tokens. So there is more in them than the decoder reads. It leaned on what was enough for the artists it knew. Now a
-# tile's tokens are moved by the difference between two artists' drawings of some other emoji, and a part of them is left out
-# ([`scatter.py`](../llama4/train/scatter.py)).
+# hundred drawings. A rule of 1936, Fisher's, which knows nothing but where the tokens of the learnt drawings lie, told 80 apart
+# by the same tokens. So there is more in them than the decoder reads. It leaned on what was enough for the artists it knew.
+# Now a tile's tokens are moved by the difference between two artists' drawings of some other emoji, and a part of them is left
+# out ([`scatter.py`](../llama4/train/scatter.py)).
 #
 # Within each stage the learning rate rises in a few steps, stays, and falls in a straight line. There are two optimisers, one
 # for matrices and one for the rest (below as well). The picture has the rate of the first; the other's has the same course. In
@@ -566,7 +566,8 @@ for before, after in [("few", "speak"), *pairwise(recipe.STAGES[recipe.STAGES.in
 # jumps three times more, though not as far: behind `gather`, where the encoder says other things than it did; with `relate`,
 # which asks what was hardly asked before; and with `together`, which asks often whether two are the same, and moves the encoder.
 # `discern` and `broaden` begin where the stage before has ended, and the loss doubles within two hundred steps; `vary` begins
-# half as high again, with drawings that look otherwise, and nearly doubles from there; with `settle` it doubles once more.
+# half as high again, with drawings that look otherwise, and nearly doubles from there; with `settle` it doubles once more, and
+# with `scatter`, whose tokens are not all there, nearly so.
 # Each time the rate is high again, and some of what was known is lost for a while. These stages have other mixtures of questions,
 # so the end of one is not to be compared with the end of the next.
 # "Right" counts tokens with the right beginning of the answer given, so it is higher than the share of right names.

@@ -22,7 +22,8 @@ Thirteen stages, each called what it learns:
     settle    the same by one artist more again, each picture in a language more
     scatter   the encoder rests; the decoder reads tokens that lie where another artist might have left them (scatter.py)
 
-`scatter` begins with the mean of the weights that the two before it have left (averaging.py).
+`scatter` begins with the mean of the weights that the two before it have left, and what ships lies half-way from there to what
+it leaves (averaging.py).
 """
 
 from __future__ import annotations

@@ -59,12 +59,12 @@ def test_a_state_that_is_missing_or_cut_or_of_a_part_is_named(model: Llama4, tmp
 
 
 def test_half_way_is_rounded_once_and_what_rested_stays(model: Llama4, tmp_path: Path) -> None:
-    """From 1 to 1 + 2.6 u it is 1 + 1.3 u, nearer to 1 + 2 u than to 1; a state rounded first would be 1 + 2 u, and half-way to
-    that, 1 + u, rounds to 1."""
+    """From 1 to 1 + 5.4 u it is 1 + 2.7 u, nearer to 1 + 2 u than to 1 + 4 u; a state rounded first would be 1 + 6 u, and
+    half-way to that, 1 + 3 u, rounds to 1 + 4 u."""
     names = [name for name, _ in model.named_parameters()]
     for p in model.parameters():
         p.data.fill_(1.0)
-    left(tmp_path, "one", model, 1 + 2.6 * 2**-8, without=names[0])
+    left(tmp_path, "one", model, 1 + 5.4 * 2**-8, without=names[0])
     assert halfway(model, tmp_path, "one") is model
     first, *others = (set(p.detach().flatten().tolist()) for p in model.parameters())
     assert first == {1.0} and all(values == {1 + 2**-7} for values in others)

@@ -140,6 +140,21 @@ def test_a_step_learns_from_changed_tokens_the_same_each_time(number: str) -> No
     assert not torch.equal(first["decoder.head.weight"], gradients_of(more)["decoder.head.weight"])
 
 
+def test_each_step_draws_changes_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its number alone."""
+    drawn: list[float] = []
+    monkeypatch.setattr(
+        Scattered, "left_out", lambda self, count, most, rng: drawn.append(rng.random()) or torch.tensor(False)
+    )
+    firsts = []
+    for step in (2, 3, 2):
+        drawn.clear()
+        fp32_stage().gradients(step)
+        assert len(set(drawn)) == len(drawn) >= 2, "each piece of a step has its own"
+        firsts.append(drawn[0])
+    assert firsts[0] == firsts[2] != firsts[1]
+
+
 def test_validation_reads_the_tokens_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = fp32_stage(astray=1.0, left_out=0.9)
     monkeypatch.setattr(Scattered, "differences", lambda *_: pytest.fail("led astray"))
