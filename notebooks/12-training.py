@@ -157,7 +157,8 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # 11. `vary`: the same with more pictures again, in shifting colours, and by one artist more.
 # 12. `settle`: the same by one artist more again, and each picture in a language more.
 # 13. `scatter`: the encoder rests; the decoder reads tokens that lie elsewhere than those of the drawings, and not all of them.
-#
+
+# %% [markdown]
 # `scatter` begins with the *mean* of the weights that the two before it left. Nobody would take the mean of two programs. But
 # `settle` begins where `vary` ended, at a small rate, so both end in one valley of the loss. Each lies somewhere on its rim, and
 # the middle lies lower, most of all for pictures unlike those that were learnt from. What ships lies, for the same reason,
@@ -180,7 +181,8 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # The tenth does with names and lists what the ninth did with sides: it names 48 pictures in four languages each, where there
 # were 24 in eight, and lists 16 strips where there were six. Artists no longer draw equally often: of an emoji that both drew,
 # EmojiOne's drawing comes four times as often as each of Fluent's three with colours, one drawing in three manners.
-#
+
+# %% [markdown]
 # The eleventh is about the artist whom nobody has shown. In a short trial a smooth field of colour over two views in five
 # helped a little with such a one, and random filters did not. So two drawings in five get one: a sun is orange below and green
 # above, and the ground stays what it is. Single pictures are 96 now, in English and one other language. And the stage has an
@@ -602,9 +604,7 @@ shares = {kind: [one["shares"] for one in result["experts"] if one["tokens"] == 
 whole, panels = figure(9, 2.4, 1, 2)
 for axes, (kind, values) in zip(panels, shares.items(), strict=True):
     matrix(axes, np.array(values), numbers=True, highest=0.5)
-    axes.set_title(f"{kind}: share of each expert")
-    axes.set_ylabel("layer")
-    axes.set_xlabel("expert")
+    axes.set(title=f"{kind}: share of each expert", ylabel="layer", xlabel="expert")
 show(whole, "Two tables of layers by experts: the shares of patches and of words differ.")
 moved = 0.5 * np.abs(np.array(shares["patches"]) - np.array(shares["words"])).sum(axis=1)
 print("share of words that would have to change experts to look like patches, by layer:", moved.round(2))
@@ -677,9 +677,9 @@ assert objective.balance_of([50 * torch.eye(8)[[2, 6] * 4]], every) == (4.0, [4.
 # %% [markdown]
 # ## Source
 #
-# - [`recipe.Recipe`](../llama4/train/recipe.py#L216): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L57):
+# - [`recipe.Recipe`](../llama4/train/recipe.py#L223): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L59):
 #   its thirteen stages.
-# - [`pictures.views`](../llama4/train/pictures.py#L56): augmentation.
+# - [`pictures.views`](../llama4/train/pictures.py#L58): augmentation.
 # - [`optimiser.Muon`](../llama4/train/optimiser.py#L40) and [`weights.Masters`](../llama4/train/weights.py#L24).
 # - [`names.measure`](../llama4/train/names.py#L135) and [`scenes.draw`](../llama4/train/scenes.py#L40): trees.
 # - [`objective.balance_of`](../llama4/train/objective.py#L74): the experts' term.
