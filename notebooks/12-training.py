@@ -82,9 +82,10 @@ dataset = data.Dataset(emoji, {"toy": data.Artist("toy", drawings, np.arange(len
 # %% [markdown]
 # ## Views
 #
-# With ten artists, the seven and the three that join in the end, a model sees ten bananas at most. It would learn the ten. So no
-# drawing is shown twice alike: each time it is a fresh **view**, turned, stretched, warped, recoloured, on another ground,
-# softened, a patch rubbed out. `views` makes them for a whole batch at once, from a seeded generator.
+# With ten artists, the seven and the three that join in the end, a model sees ten bananas at most. It would learn the ten.
+# So no drawing is shown twice alike, until the last stage, which shows half of them as they are: each time it is a fresh
+# **view**, turned, stretched, warped, recoloured, on another ground, softened, a patch rubbed out. `views` makes them for a
+# whole batch at once, from a seeded generator.
 
 # %%
 from llama4.train.pictures import Augmentation, plain, views
@@ -192,7 +193,7 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # hundred drawings. A rule of 1936, Fisher's, which knows nothing but where the tokens of the learnt drawings lie, told 80 apart
 # by the same tokens. So there is more in them than the decoder reads. It leaned on what was enough for the artists it knew.
 # Now a tile's tokens are moved by the difference between two artists' drawings of some other emoji, and a part of them is left
-# out ([`scatter.py`](../llama4/train/scatter.py)).
+# out ([`scatter.py`](../llama4/train/scatter.py)). Half of the drawings are shown as they are, since they will be asked about so.
 #
 # Within each stage the learning rate rises in a few steps, stays, and falls in a straight line. There are two optimisers, one
 # for matrices and one for the rest (below as well). The picture has the rate of the first; the other's has the same course. In
