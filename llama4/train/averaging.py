@@ -1,4 +1,5 @@
-"""`scatter` begins with the mean of what the two stages before it left; what ships lies half-way from there to what it leaves.
+"""`scatter` begins with the mean of what the two stages before it left, `follow` half-way from there to what `scatter` left; what
+ships lies half-way from there to what `follow` leaves.
 
     w = 1/n · Σ w(stage)        weight by weight, in fp32, rounded to bf16 once
 
@@ -10,13 +11,13 @@ learns, EmojiOne 1's (918, and 400 strips of three) and OpenMoji's (1585), in pe
     broaden                               65.3      26.5        44.2
     vary                                  67.3      29.8        47.1
     settle                                68.0      29.0        47.6
-    mean of vary and settle               69.1      32.5        49.3     begins the last stage
+    mean of vary and settle               69.1      32.5        49.3     begins `scatter`
     mean of all three                     68.4      32.2        48.4
     mean of broaden and vary              68.6      30.2        47.9
 
     mean of vary and settle, again        69.0      32.2        49.1     in one pass each, as validate.py measures
     scatter                               69.0      31.0        50.7
-    half-way                              70.2      33.8        50.9     ships
+    half-way                              70.2      33.8        50.9     begins `follow`
     0.7 of the way                        70.2      32.5        51.4
 
 A running mean over the last 1000 steps of `settle`, a point a step, had 67.4, 28.5 and 49.0: so near to each other points gain

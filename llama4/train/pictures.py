@@ -5,10 +5,10 @@ the drawing filling the frame. So each view of a drawing is drawn anew:
 
     place     turn, scale, shear, shift, and a smooth warp of the plane
     colour    a hue rotation, saturation, contrast, brightness, now and then grey or inverted
-    tinge     a smooth field of colour over the drawing, in the last three stages: its sun is orange below and green above
+    tinge     a smooth field of colour over the drawing, from `vary` on: its sun is orange below and green above
     ground    white mostly, else a flat colour, else a slope between two
     soften    down and up again in size, noise, a patch rubbed out
-    untouched a share of the views is none of this, in the last stage: the drawing on white, as it is asked about
+    untouched a share of the views is none of this, from `scatter` on: the drawing on white, as it is asked about
 
 All of it is batched and seeded: the same generator state gives the same pixels. No mirror images: ⬅ and ➡ have other names.
 

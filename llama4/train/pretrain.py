@@ -1,7 +1,7 @@
 """Train the small model, from data to checkpoint:
 
     python -m llama4.train.emoji                       data/emoji     (a minute, and a network)
-    python -m llama4.train.pretrain                    runs/tiny      (thirteen hours on two CPU cores)
+    python -m llama4.train.pretrain                    runs/tiny      (fourteen hours on two CPU cores)
 
     tokenizer  byte pairs of the names, keywords and questions                RUN/tokenizer.model
     see        the vision encoder learns which emoji a tile shows             RUN/see.pt
@@ -18,10 +18,12 @@
     settle     the same by one artist more, each in one language more         RUN/settle.pt
     scatter    from the mean of what those two left: tokens led astray        RUN/scatter.pt
     half-way   from that mean to what `scatter` left
+    follow     from there: the same; the encoder too; then more strips        RUN/follow.pt
+    half-way   from where it began to what `follow` left
     export     Hugging Face's layout, bf16                                    RUN/model
 
 `--until speak` exports what the fourth stage leaves, after two hours and a quarter, to RUN/model-speak; without it the same
-command goes on from there.
+command goes on from there. (`--until scatter`, too, exports what that stage leaves, not what lies half-way.)
 Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later
 with the same weights, as long as torch is the same, on the same kind of processor, with as many threads.
 """
@@ -48,7 +50,7 @@ from llama4.train.loop import Stage, train
 from llama4.train.memory import keep_freed_memory, keep_kernels
 from llama4.train.recipe import STAGES, Recipe, small_config
 from llama4.train.render import Renderer, Studio
-from llama4.train.scatter import Scatter
+from llama4.train.scatter import Follow, Scatter
 from llama4.train.see import See, WhichEmoji
 from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Settle, Speak, Together, Vary, Words
 from llama4.train.weights import draw
@@ -86,16 +88,22 @@ def run(recipe: Recipe, data: Path, folder: Path, until: str = STAGES[-1]) -> Pa
         lambda: Vary(model, tokenizer, renderer, recipe),
         lambda: Settle(model, tokenizer, renderer, recipe),
         lambda: Scatter(average(model, folder, recipe.averaged), tokenizer, renderer, recipe),
+        lambda: Follow(between(model, folder, recipe), tokenizer, renderer, recipe),
     )
-    # Made one after the other: a stage begins with the weights that the one before left, the last one with a mean.
+    # Made one after the other: a stage begins with the weights that the one before left, `scatter` and `follow` between such.
     for name, make in zip(STAGES, stages, strict=True):
         if not train(make(), folder):
             return None
         if name == until:
             break
     if until == STAGES[-1]:
-        halfway(average(model, folder, recipe.averaged), folder, until)
+        halfway(between(model, folder, recipe), folder, until)
     return export(model, tokenizer, folder / ("model" if until == STAGES[-1] else f"model-{until}"))
+
+
+def between(model: Llama4, folder: Path, recipe: Recipe) -> Llama4:
+    """Half-way from the mean that `scatter` began with to what it left."""
+    return halfway(average(model, folder, recipe.averaged), folder, "scatter")
 
 
 def make_tokenizer(data: Path, path: Path) -> Tokenizer:
@@ -122,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--until",
         choices=STAGES,
         default=STAGES[-1],
-        help="the last stage to run, exported to INTO/model-STAGE (scatter, to INTO/model)",
+        help="the last stage to run, exported to INTO/model-STAGE (follow, to INTO/model)",
     )
     parser.add_argument("--all-artists", action="store_true", help="learn from the validation artist too: the last run")
     chosen = parser.parse_args(arguments)

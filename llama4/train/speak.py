@@ -1,5 +1,5 @@
-"""The decoder's stages but the last: it learns its first words, then to look, then all tasks, those once more, and to begin from
-names.
+"""The decoder's stages but the last two: it learns its first words, then to look, then all tasks, those once more, and to begin
+from names.
 
     words       conversations: one picture, one question in English
     few         a tree of a scene of eight emoji, in English
@@ -30,7 +30,7 @@ from llama4.train.decoding import Decoding
 from llama4.train.emoji.dataset import LAST_ARTIST, LATE_ARTIST
 from llama4.train.missed import Missed
 from llama4.train.objective import Measured, measure
-from llama4.train.recipe import Recipe
+from llama4.train.recipe import Recipe, Scene
 from llama4.train.render import Renderer
 from llama4.train.tasks import Mixture
 
@@ -153,9 +153,13 @@ class Relate(Speak):
         emoji = len(self.renderer.studio.dataset.emoji)
         return [
             self.named(number),
-            scenes.draw(self, (SCENES, number), getattr(self.recipe, self.kinds), emoji, odds=self.odds()),
+            scenes.draw(self, (SCENES, number), self.layouts(number), emoji, odds=self.odds()),
             texts.draw(self, (TEXTS, number)),
         ]
+
+    def layouts(self, number: int) -> tuple[Scene, ...]:
+        """What the scene of batch `number` may be."""
+        return getattr(self.recipe, self.kinds)
 
     def odds(self) -> list[float] | None:
         """Of each emoji, to be one of the two whose sides are asked for; None: the same."""

@@ -27,7 +27,7 @@ from llama4.train.pictures import Augmentation
 from llama4.train.recipe import Plan, Pool, Recipe, Scene
 from llama4.train.render import Renderer, Studio
 from llama4.train.rows import Writer
-from llama4.train.scatter import Scatter
+from llama4.train.scatter import Follow, Scatter
 from llama4.train.see import See, WhichEmoji
 from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Settle, Speak, Together, Vary, Words
 from llama4.train.tasks import Mixture
@@ -53,6 +53,7 @@ RECIPE = Recipe(
     vary=replace(SHORT, encoder=1.0),
     settle=replace(SHORT, encoder=1.0),
     scatter=SHORT,
+    follow=replace(SHORT, encoder=1.0),
     **{"questions": 3, "pictures": 2, "many_tiles": 0.2, "texts": 4},
     few_scenes=tuple(Scene(layout, 2, 1, trunks=2, english=1.0, few=True) for layout in ("row", "apart", "side")),
     scenes=tuple(Scene(layout, 2, 1, trunks=2) for layout in ("large", "row", "apart", "side")),  # what fits its chunk
@@ -61,7 +62,8 @@ RECIPE = Recipe(
     discerning_scenes=(Scene("side", 2, 1, trunks=2, english=1.0, stress=2.0, questions=2),),
     broad_scenes=(Scene("side", 2, 1, trunks=3, english=1.0, questions=2),),
     **{"broad_pictures": 4, "broad_questions": 2, "varied_pictures": 6, "varied_questions": 2},
-    **{"settled_pictures": 5, "settled_questions": 3},
+    **{"settled_pictures": 5, "settled_questions": 3, "followed_pictures": 7, "followed_questions": 2},
+    **{"listing_scenes": (Scene("row", 2, 1, trunks=2, english=1.0),), "listing_from": 3},
     text_mixture=replace(Recipe().text_mixture, english=1.0),  # what fits its chunk, too
     pool=Pool(first=4, doubling=2),
 )
@@ -210,6 +212,12 @@ def scatter_stage(recipe: Recipe = RECIPE) -> Scatter:
     """`scatter`, straight after `see`."""
     after = see_stage(recipe)
     return Scatter(after.model, small_tokenizer(), after.renderer, recipe)
+
+
+def follow_stage(recipe: Recipe = RECIPE) -> Follow:
+    """`follow`, straight after `see`."""
+    after = see_stage(recipe)
+    return Follow(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def few_stage(recipe: Recipe = RECIPE) -> Few:

@@ -78,7 +78,10 @@ def test_what_a_build_makes(server: Registry, tmp_path: Path) -> None:
     licences = (folder / "LICENCES.md").read_text()
     assert "The licence of the names" in licences and "The licence of the list" in licences
     assert all(f"`{artist}`" in licences for artist in ARTISTS) and "held out" in licences
-    assert "`streamline` (training, in the last three stages)" in licences and "`blob` (validation)" in licences
+    assert (
+        "`streamline` (training, in `vary` and the stages behind it)" in licences and "`blob` (validation)" in licences
+    )
+    assert "`noto-2017` (training, in `settle` and the stages behind it)" in licences
     assert not list(folder.glob(".*")), "no part is left lying about"
 
 

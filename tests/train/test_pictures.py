@@ -220,7 +220,7 @@ def test_a_tinge_is_added_to_the_drawing_alone() -> None:
 
 
 def test_without_a_tinge_no_number_is_drawn_for_it() -> None:
-    """The stages before the last see what they saw before there were tinges: everything behind it is drawn as it was."""
+    """The stages before `vary` see what they saw before there were tinges: everything behind it is drawn as it was."""
     premultiplied, cover = grey_picture()
     first, second = seeded(), seeded()
     for how, generator in ((Augmentation(), first), (Augmentation(tinge=0.9), second)):

@@ -73,7 +73,7 @@ def test_an_emoji_that_one_artist_drew_has_no_differences() -> None:
         name: replace(data.artists[name], pixels=data.artists[name].pixels[first : first + 3], index=index)
         for name, first, index in (("noto", 0, np.arange(3)), ("fluent", 1, np.arange(1, 4)))
     }
-    found = Scattered(small_model(), replace(data, artists=some), ("noto", "fluent"))
+    found = Scattered(small_model().vision, replace(data, artists=some), ("noto", "fluent"), TILE)
     assert [rows.tolist() for rows in found.rows] == [[1, 3], [2, 4]]  # their second and third and its first and second
 
 
@@ -174,7 +174,7 @@ def test_a_share_of_what_a_step_shows_is_untouched() -> None:
 
 def test_the_recipe_rests_the_encoder_and_begins_where_two_stages_meet() -> None:
     recipe = Recipe()
-    assert STAGES[-1] == "scatter" and recipe.scatter.encoder == 0
-    assert recipe.averaged == STAGES[-3:-1]
+    assert STAGES[-2] == "scatter" and recipe.scatter.encoder == 0
+    assert recipe.averaged == STAGES[-4:-2]
     assert replace(recipe.scattered, untouched=0.0) == recipe.varied and 0 < recipe.scattered.untouched < 1
     assert 0 < recipe.astray <= 1 and 0 < recipe.left_out < 1

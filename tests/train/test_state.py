@@ -15,6 +15,7 @@ from small_training import (
     broaden_stage,
     discern_stage,
     few_stage,
+    follow_stage,
     gather_stage,
     rehearse_stage,
     relate_stage,
@@ -135,6 +136,19 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
             ("scatter", "settled_pictures", 2),
             ("scatter", "settled_shares", dict.fromkeys(("noto", "fluent", "streamline", "noto-2017"), 1.0)),
             ("scatter", "seed", 8),
+            ("follow", "scattered", Augmentation(untouched=0.1)),
+            ("follow", "astray", 0.1),
+            ("follow", "left_out", 0.1),
+            ("follow", "averaged", ("broaden", "vary", "settle")),
+            ("follow", "scatter", PLAN),
+            ("follow", "settle", PLAN),
+            ("follow", "followed_pictures", 2),
+            ("follow", "followed_questions", 3),
+            ("follow", "followed_shares", dict.fromkeys(("noto", "fluent", "streamline", "noto-2017"), 1.0)),
+            ("follow", "listing_scenes", ()),
+            ("follow", "listing_from", 2),
+            ("follow", "broad_scenes", ()),
+            ("follow", "seed", 8),
             ("gather", "pull", 1.0),
             ("gather", "smoothing", 0.3),
             ("gather", "seed", 8),
@@ -167,7 +181,8 @@ def test_a_state_of_another_recipe_is_refused(stage: str, field: str, value: obj
     encoder = {"see": see_stage, "gather": gather_stage}
     decoder = {"words": words_stage, "few": few_stage, "speak": speak_stage, "rehearse": rehearse_stage}
     decoder |= {"relate": relate_stage, "together": together_stage, "discern": discern_stage, "broaden": broaden_stage}
-    decoder |= {"vary": vary_stage, "settle": settle_stage, "scatter": scatter_stage}
+    decoder |= {"vary": vary_stage, "settle": settle_stage}
+    decoder |= {"scatter": scatter_stage, "follow": follow_stage}
     build = (encoder | decoder)[stage]
     train(build(), tmp_path, until=1)
     with pytest.raises(InputError, match=rf"{stage}\.pt belongs to a run with other numbers \({field}\)"):

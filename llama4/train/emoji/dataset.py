@@ -25,8 +25,8 @@ from llama4.errors import InputError
 
 TRAIN_ARTISTS = ("noto", "fluent", "fluent-3d", "fluent-flat", "fluent-high-contrast", "emojione", "fxemoji")
 VALIDATION_ARTIST = "blob"
-LATE_ARTIST = "streamline"  # the last three stages alone learn from it
-LAST_ARTIST = "noto-2017"  # the last two alone
+LATE_ARTIST = "streamline"  # `vary` and the stages behind it alone learn from it
+LAST_ARTIST = "noto-2017"  # `settle` and those behind it alone
 HELD_OUT_ARTIST = "twemoji"
 LEARNT_ARTISTS = (*TRAIN_ARTISTS, VALIDATION_ARTIST, LATE_ARTIST, LAST_ARTIST)  # with --all-artists, to the last stage
 ARTISTS = (*LEARNT_ARTISTS, HELD_OUT_ARTIST)

@@ -18,8 +18,8 @@ named here; they keep their own licences, and this notice goes with the data whe
 ROLES = {
     HELD_OUT_ARTIST: "held out: evaluation only",
     VALIDATION_ARTIST: "validation",
-    LATE_ARTIST: "training, in the last three stages",
-    LAST_ARTIST: "training, in the last two stages",
+    LATE_ARTIST: "training, in `vary` and the stages behind it",
+    LAST_ARTIST: "training, in `settle` and the stages behind it",
 }
 
 
