@@ -26,6 +26,7 @@ from llama4.demo.pictures import FOLDER
 from llama4.evaluation.attending import watched
 from llama4.evaluation.intervals import wilson
 from llama4.inspect import cache_bytes
+from llama4.parity.routing import Routing, recorded, routers
 from llama4.quant import int4
 
 torch.set_num_threads(1)  # so small are the models trained below that a second thread is in the way
@@ -205,7 +206,8 @@ assert [round(size) for size in sizes.values()] == [517, 258, 133]
 # stops us from rounding what a cache holds. We read 800 tokens, round the cache, read the next 100 on it, and see how
 # far the predictions have moved, in bits a token (the divergence of chapter 05). The column to look at is the global
 # layer's: at ten million tokens, that is where the memory is. A small model and 800 tokens say nothing about Scout;
-# they show how one would measure.
+# they show how one would measure. We also note which experts run: where rounding tips a router's choice (chapter 07), a
+# token is computed by other weights, and moves for that reason.
 
 
 # %%
@@ -221,25 +223,39 @@ FORMATS = {"bf16": lambda x: x.bfloat16().float(), "fp8": lambda x: x.to(torch.f
 
 
 @torch.no_grad()
-def after_rounding(rounded: object, kind: str) -> torch.Tensor:
-    """Log-probabilities of tokens 800 to 899, after what layers of this kind had cached was rounded: `[100, V]`."""
-    cache = copy.deepcopy(read)
+def after_rounding(rounded: object, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of tokens 800 to 899, `[100, V]`, after what layers of this kind had cached was rounded, and the
+    experts that ran in each layer, `[4, 100]`."""
+    cache, chosen = copy.deepcopy(read), Routing()
     for layer, spec in zip(cache.layers, config.layers, strict=True):
         if kind in ("both", spec.span):
             layer.k_BTGK, layer.v_BTGK = rounded(layer.k_BTGK), rounded(layer.v_BTGK)
-    return llm.model(tokens_BS[:, 800:900], cache=cache)[0].log_softmax(-1)
+    with recorded(routers(llm.model), chosen):
+        log_SV = llm.model(tokens_BS[:, 800:900], cache=cache)[0].log_softmax(-1)
+    return log_SV, torch.stack(list(chosen.values()))
 
 
 # %%
-exact_SV = after_rounding(lambda x: x, "both")
-moved = {}
+exact_SV, exact_experts = after_rounding(lambda x: x, "both")
+stay, tipped = {}, {}  # bits: the mean over tokens whose experts are the same, and each of the others
 for name, rounded in FORMATS.items():
     for kind in ("chunk", "all", "both"):
-        found_SV = after_rounding(rounded, kind)
-        moved[name, kind] = float((exact_SV.exp() * (exact_SV - found_SV)).sum(-1).mean()) / math.log(2)
-    print(f"{name:<5} chunked layers {moved[name, 'chunk']:.1e}   global layer {moved[name, 'all']:.1e}   "
-          f"both {moved[name, 'both']:.1e} bits a token")  # fmt: skip
-assert -1e-6 < moved["bf16", "all"] < moved["fp8", "all"] < moved["int4", "all"]
+        found_SV, found_experts = after_rounding(rounded, kind)
+        moved_S = (exact_SV.exp() * (exact_SV - found_SV)).sum(-1) / math.log(2)
+        same_S = (found_experts == exact_experts).all(0)
+        stay[name, kind], tipped[name, kind] = float(moved_S[same_S].mean()), moved_S[~same_S].tolist()
+    print(f"{name:<5} chunked layers {stay[name, 'chunk']:.1e}   global layer {stay[name, 'all']:.1e}   "
+          f"both {stay[name, 'both']:.1e} bits a token")  # fmt: skip
+for (name, kind), far in tipped.items():
+    if far and kind == "all":
+        print(f"{name:<5} and in the global layer, by another expert:", *(f"{one:.1e}" for one in far), "bits")
+assert -1e-6 < stay["bf16", "all"] < stay["fp8", "all"] < stay["int4", "all"]
+assert 100 * stay["fp8", "all"] < max(one for far in tipped.values() for one in far)
+assert max(map(len, tipped.values())) <= 5
+
+# %% [markdown]
+# Fewer bits move the predictions further. Of the hundred tokens a few come to another expert, and one such token can move
+# more than all others together: a mean over all of them would say more about that one choice than about the format.
 
 # %% [markdown]
 # The cost of a long context is not only room. To write one token, the whole cache is read once. And to read a prompt,

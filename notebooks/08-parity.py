@@ -10,6 +10,7 @@
 # are the same number. In the last line `V`, the vocabulary, stands for `D`.
 
 # %%
+import json
 import sys
 import tempfile
 import warnings
@@ -24,7 +25,7 @@ from safetensors.torch import load_file
 
 import llama4
 from llama4 import parity
-from llama4.demo.pictures import shown
+from llama4.demo.pictures import FOLDER, shown
 
 torch.set_grad_enabled(False)
 warnings.filterwarnings("ignore", message="IProgress not found")  # transformers would like a progress bar
@@ -392,19 +393,24 @@ assert torch.finfo(torch.bfloat16).eps / 2 < 0.004
 # %% [markdown]
 # One more thing happens in bfloat16. The router computes in float32 (chapter 07), but what it reads has been rounded. Logits
 # that nearly tie can change places, and the token goes to another expert. That is no longer a rounding but another
-# function, as right as the first. How often does it happen? The default model, in both precisions, on the dog:
+# function, as right as the first. How often does it happen? The default model, in both precisions, on the pictures that
+# the package holds:
 
 # %%
 from llama4.parity.routing import Routing, recorded, routers
 
-taken = {}
-for dtype in ("float32", "bfloat16"):
-    model = llama4.load_model("tiny", dtype=dtype)
-    with recorded(routers(model), taken.setdefault(dtype, Routing())):
-        model(tokens_BS, images=prompt.tiles)
-moved = [(taken["float32"][layer] != taken["bfloat16"][layer]).sum().item() for layer in taken["float32"]]
-print(f"tokens of {len(prompt.ids)} that went elsewhere, layer by layer: {moved}")
-assert sum(moved) < 0.1 * 4 * len(prompt.ids)
+models = {dtype: llama4.load_model("tiny", dtype=dtype) for dtype in ("float32", "bfloat16")}
+files = sorted(json.loads((FOLDER / "names.json").read_text("utf-8")))
+asked = [llm.encode("What is this?", images=[shown(file.removesuffix(".png")).picture]) for file in files]
+count, moved = sum(len(one.ids) for one in asked), torch.zeros(4, dtype=torch.int64)
+for one in asked:
+    taken = {dtype: Routing() for dtype in models}
+    for dtype, model in models.items():
+        with recorded(routers(model), taken[dtype]):
+            model(torch.tensor([one.ids]), images=one.tiles)
+    moved += torch.stack([(exact != taken["bfloat16"][at]).sum() for at, exact in taken["float32"].items()])
+print(f"tokens of {count:,} that went elsewhere, layer by layer: {moved.tolist()}")
+assert 0 < moved.sum() < 0.1 * 4 * count
 
 # %% [markdown]
 # A comparison that is about anything else than routing must take that out of the way. In bfloat16 `parity` therefore

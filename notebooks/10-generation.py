@@ -227,10 +227,10 @@ assert any((piece.first, piece.last) == (first, first + 16) for piece in cut(pro
 # Greedy is one way to choose. The other is to **draw** from the probabilities, `softmax(logits / temperature)`. A temperature
 # below 1 makes the likely likelier, one above 1 gives the unlikely a chance. (Chapter 06's temperature is another one: it
 # belongs to the model's attention. This one is the caller's.) It shows best where the model is in doubt, so the picture here
-# is half dog, half cat.
+# is three parts dog, seven parts cat.
 
 # %%
-both = Image.blend(dog.convert("RGB"), cat.convert("RGB"), 0.5)
+both = Image.blend(dog.convert("RGB"), cat.convert("RGB"), 0.7)
 doubt = llm.encode("What is this?", images=[both])
 logits_V = prefill(llm.model, llm.model.new_cache(1, len(doubt.ids)), [doubt])[0]
 top = logits_V.topk(6).indices.tolist()
@@ -286,7 +286,7 @@ assert torch.allclose(probabilities(worked_V, filters["top_p=0.7"])[:2], torch.t
 
 # %% [markdown]
 # If several are given they act in this order, each on what the one before left. All act after the temperature, so what they
-# keep depends on it. Back to the half dog: how many of the vocabulary's tokens are left? Top-k keeps its number, however sure
+# keep depends on it. Back to the mixture: how many of the vocabulary's tokens are left? Top-k keeps its number, however sure
 # the model is. Top-p lets in more and more as the distribution flattens. So does min-p, which measures every token by the
 # likeliest. (In Jupyter a slider goes through the temperatures: the eight likeliest tokens, kept or cut.)
 
@@ -328,7 +328,7 @@ shares = np.bincount(drawn, minlength=4) / len(drawn)
 print("shares of 2000 draws:", shares)
 assert abs(shares[0] - 0.625) < 0.05 and shares[2] == shares[3] == 0
 
-drawing = {"images": [both], "temperature": 1.5, "max_new_tokens": 16}
+drawing = {"images": [both], "temperature": 1.0, "max_new_tokens": 16}
 one, two = (llm.generate("What is this?", seed=11, **drawing) for _ in range(2))
 others = {llm.generate("What is this?", seed=seed, **drawing) for seed in range(12)}
 print("answers of twelve seeds:", sorted(others))

@@ -1,5 +1,5 @@
-"""`scatter` begins with the mean of what the two stages before it left, `follow` half-way from there to what `scatter` left; what
-ships lies half-way from there to what `follow` leaves.
+"""`scatter` begins with the mean of what the two stages before it left, `follow` half-way from there to what `scatter` left,
+and what ships lies half-way from there to what `follow` leaves.
 
     w = 1/n · Σ w(stage)        weight by weight, in fp32, rounded to bf16 once
 
@@ -20,11 +20,22 @@ learns, EmojiOne 1's (918, and 400 strips of three) and OpenMoji's (1585), in pe
     half-way                              70.2      33.8        50.9     begins `follow`
     0.7 of the way                        70.2      32.5        51.4
 
-A running mean over the last 1000 steps of `settle`, a point a step, had 67.4, 28.5 and 49.0: so near to each other points gain
-little.
+    follow                                70.7      35.0        49.4
+    half-way                              72.3      39.8        51.7     ships
+    0.4 of the way                        72.2      39.3        51.9
+    0.6 of the way                        71.8      39.5        51.9
+    0.7 of the way                        71.5      38.0        51.6
 
-Source: Izmailov et al., arXiv 1803.05407 (averages along one run); Wortsman et al., arXiv 2109.01903 (of before and after a
-fine-tuning, for pictures of another kind).
+    `follow` again, half-way from there   70.4      34.0        49.5     1800 steps, lists of three throughout
+    half-way                              71.6      37.3        50.9     so it was dropped
+    0.25 of the way                       71.8      38.2        51.7
+
+A running mean over the last 1000 steps of `settle`, a point a step, had 67.4, 28.5 and 49.0: so near to each other points gain
+little. To go half-way to where a stage ended, and on from there, is what Lookahead does every few steps, and here every few
+thousand.
+
+Sources: Izmailov et al., arXiv 1803.05407 (averages along one run); Wortsman et al., arXiv 2109.01903 (of before and after a
+fine-tuning, for pictures of another kind); Zhang et al., arXiv 1907.08610 (Lookahead).
 """
 
 from __future__ import annotations
