@@ -199,7 +199,8 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 #
 # The fourteenth lets the encoder follow. And it answers a count: of drawings by that same artist the model named 71 in a hundred
 # right when each was shown alone, and about as many as the first and the second of a list of three; but as the third, only 65.
-# The stage was stopped at step 635 for it, and went on with three emoji in more than half of its scenes.
+# The stage was stopped at step 635 for it, and went on with three emoji in more than half of its scenes. It had been a count
+# of 200 lists, and that is few: of 200 others, counted in the end, the third had been named as often as the rest.
 #
 # Within each stage the learning rate rises in a few steps, stays, and falls in a straight line. There are two optimisers, one
 # for matrices and one for the rest (below as well). The picture has the rate of the first; the other's has the same course. In
@@ -684,7 +685,7 @@ assert objective.balance_of([50 * torch.eye(8)[[2, 6] * 4]], every) == (4.0, [4.
 # %% [markdown]
 # ## Source
 #
-# - [`recipe.Recipe`](../llama4/train/recipe.py#L240): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L61):
+# - [`recipe.Recipe`](../llama4/train/recipe.py#L242): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L61):
 #   its fourteen stages.
 # - [`pictures.views`](../llama4/train/pictures.py#L58): augmentation.
 # - [`optimiser.Muon`](../llama4/train/optimiser.py#L40) and [`weights.Masters`](../llama4/train/weights.py#L24).
