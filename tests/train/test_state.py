@@ -48,6 +48,13 @@ def begun(folder: Path, steps: int = 2) -> Path:
     return folder / "toy.pt"
 
 
+# What both of the stages that change tokens depend on.
+CHANGED_TOKENS = [
+    ("scattered", Augmentation(untouched=0.1)),
+    *[("astray", 0.1), ("left_out", 0.1), ("averaged", ("broaden", "vary", "settle")), ("settle", PLAN), ("seed", 8)],
+]
+
+
 def one_sentence(message: str) -> bool:
     return message.endswith(".") and "\n" not in message and message.count(". ") == 0
 
@@ -127,32 +134,21 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
             ("settle", "vary", PLAN),
             ("settle", "broaden", PLAN),
             ("settle", "seed", 8),
-            ("scatter", "scattered", Augmentation(untouched=0.1)),
-            ("scatter", "astray", 0.1),
-            ("scatter", "left_out", 0.1),
-            ("scatter", "averaged", ("broaden", "vary", "settle")),
-            ("scatter", "settle", PLAN),
             ("scatter", "vary", PLAN),
             ("scatter", "settled_pictures", 2),
             ("scatter", "settled_shares", dict.fromkeys(("noto", "fluent", "streamline", "noto-2017"), 1.0)),
-            ("scatter", "seed", 8),
-            ("follow", "scattered", Augmentation(untouched=0.1)),
-            ("follow", "astray", 0.1),
-            ("follow", "left_out", 0.1),
-            ("follow", "averaged", ("broaden", "vary", "settle")),
             ("follow", "scatter", PLAN),
-            ("follow", "settle", PLAN),
             ("follow", "followed_pictures", 2),
             ("follow", "followed_questions", 3),
             ("follow", "followed_shares", dict.fromkeys(("noto", "fluent", "streamline", "noto-2017"), 1.0)),
             ("follow", "listing_scenes", ()),
             ("follow", "listing_from", 2),
             ("follow", "broad_scenes", ()),
-            ("follow", "seed", 8),
             ("gather", "pull", 1.0),
             ("gather", "smoothing", 0.3),
             ("gather", "seed", 8),
         ],
+        *[(stage, name, other) for stage in ("scatter", "follow") for name, other in CHANGED_TOKENS],
         *[("see", "augmentation", Augmentation(turn=3.0)), ("speak", "augmentation", Augmentation(turn=3.0))],
         *[
             ("speak", "mixture", Mixture(strip=9)),
