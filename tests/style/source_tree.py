@@ -23,14 +23,20 @@ MODEL_CODE = tuple(
 
 @cache
 def tracked(suffix: str = "") -> tuple[Path, ...]:
-    """Every file that git tracks or would add, or, outside a checkout, every file that is there."""
+    """Every file that git tracks or would add, or, outside a checkout, every file that is there; no virtual environment's."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode == 0 and listed.stdout:
         files = [ROOT / name for name in listed.stdout.split("\0") if name]
     else:
         files = [path for path in ROOT.rglob("*") if not {".git", "__pycache__"} & set(path.parts)]
-    return tuple(sorted(path for path in files if path.is_file() and path.name.endswith(suffix)))
+    return tuple(sorted(path for path in own(files) if path.is_file() and path.name.endswith(suffix)))
+
+
+def own(files: list[Path]) -> list[Path]:
+    """The files that lie in no virtual environment: a reader may have made one here, under any name, and it has its own style."""
+    environments = [path.parent for path in files if path.name == "pyvenv.cfg"]
+    return [path for path in files if not any(path.is_relative_to(folder) for folder in environments)]
 
 
 @cache

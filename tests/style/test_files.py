@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from source_tree import ROOT, parsed, python_files, relative, tracked
+from source_tree import ROOT, own, parsed, python_files, relative, tracked
 
 TOP_LEVEL = {"README.md", "pyproject.toml", "LICENSE", "llama4", "kernels", "notebooks", "tests", "docs"}
 TEXT = {".py", ".md", ".toml", ".yml", ".yaml", ".json", ".cff", ".txt", ".cfg", ".sh", ".ipynb", ""}
@@ -33,6 +33,18 @@ def documents() -> list[Path]:
 def test_top_level_is_the_agreed_one() -> None:
     first = {path.relative_to(ROOT).parts[0] for path in tracked()}
     assert {name for name in first if not name.startswith(".")} <= TOP_LEVEL
+
+
+def test_an_environment_made_in_the_checkout_is_not_looked_at() -> None:
+    """`python -m venv .v` here, and `pytest`: other people's modules are as long as they like."""
+    theirs = [
+        Path("x/.v/pyvenv.cfg"),
+        Path("x/.v/lib/long.py"),
+        Path("x/tools/env/pyvenv.cfg"),
+        Path("x/tools/env/bin/python"),
+    ]
+    ours = [Path("x/README.md"), Path("x/.vimrc"), Path("x/tools/environment.py")]
+    assert own(theirs + ours) == ours
 
 
 @pytest.mark.parametrize("pattern", [MACHINE_PATH, INDEX_ADDRESS, UNFINISHED], ids=["path", "index", "unfinished"])
