@@ -1,7 +1,7 @@
 """Train the small model, from data to checkpoint:
 
-    python -m llama4.train.emoji                       data/emoji     (a minute, and a network)
-    python -m llama4.train.pretrain                    runs/tiny      (fourteen hours on two CPU cores)
+    python -m llama4.train.emoji                       data/emoji     (five minutes, and a network)
+    python -m llama4.train.pretrain                    runs/tiny      (fifteen hours on two CPU cores)
 
     tokenizer  byte pairs of the names, keywords and questions                RUN/tokenizer.model
     see        the vision encoder learns which emoji a tile shows             RUN/see.pt
@@ -20,10 +20,12 @@
     half-way   from that mean to what `scatter` left
     follow     from there: the same; the encoder too; then more strips        RUN/follow.pt
     half-way   from where it began to what `follow` left
+    redraw     from there: the same; drawings redrawn part by part too       RUN/redraw.pt
+    half-way   from where it began to what `redraw` left
     export     Hugging Face's layout, bf16                                    RUN/model
 
 `--until speak` exports what the fourth stage leaves, after two hours and a quarter, to RUN/model-speak; without it the same
-command goes on from there. (`--until scatter`, too, exports what that stage leaves, not what lies half-way.)
+command goes on from there. (`--until scatter` and `--until follow`, too, export what the stage leaves, not what lies half-way.)
 Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later
 with the same weights, as long as torch is the same, on the same kind of processor, with as many threads.
 """
@@ -44,13 +46,20 @@ from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
 from llama4.train import tokenizer as tokenizer_training
 from llama4.train.averaging import average, halfway
-from llama4.train.emoji.dataset import DEFAULT_FOLDER, LEARNT_ARTISTS, TRAIN_ARTISTS, VALIDATION_ARTIST, open_dataset
+from llama4.train.emoji.dataset import (
+    DEFAULT_FOLDER,
+    LEARNT_ARTISTS,
+    REDRAWN,
+    TRAIN_ARTISTS,
+    VALIDATION_ARTIST,
+    open_dataset,
+)
 from llama4.train.gather import Gather
 from llama4.train.loop import Stage, train
 from llama4.train.memory import keep_freed_memory, keep_kernels
 from llama4.train.recipe import STAGES, Recipe, small_config
 from llama4.train.render import Renderer, Studio
-from llama4.train.scatter import Follow, Scatter
+from llama4.train.scatter import Follow, Redraw, Scatter
 from llama4.train.see import See, WhichEmoji
 from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Settle, Speak, Together, Vary, Words
 from llama4.train.weights import draw
@@ -63,7 +72,7 @@ def run(recipe: Recipe, data: Path, folder: Path, until: str = STAGES[-1]) -> Pa
 
     It is `model`, or `model-speak` where `until` is `speak`: what an earlier stage leaves does not replace what the last one did.
     """
-    dataset = open_dataset(data, need=LEARNT_ARTISTS)
+    dataset = open_dataset(data, need=(*LEARNT_ARTISTS, *REDRAWN.values()))
     tokenizer = make_tokenizer(data, folder / "tokenizer.model")
     model = Llama4(small_config(tokenizer))
     draw(model, recipe.seed)
@@ -88,22 +97,26 @@ def run(recipe: Recipe, data: Path, folder: Path, until: str = STAGES[-1]) -> Pa
         lambda: Vary(model, tokenizer, renderer, recipe),
         lambda: Settle(model, tokenizer, renderer, recipe),
         lambda: Scatter(average(model, folder, recipe.averaged), tokenizer, renderer, recipe),
-        lambda: Follow(between(model, folder, recipe), tokenizer, renderer, recipe),
+        lambda: Follow(between(model, folder, recipe, "scatter"), tokenizer, renderer, recipe),
+        lambda: Redraw(between(model, folder, recipe, "scatter", "follow"), tokenizer, renderer, recipe),
     )
-    # Made one after the other: a stage begins with the weights that the one before left, `scatter` and `follow` between such.
+    # Made one after the other: a stage begins with the weights that the one before left, the last three between such.
     for name, make in zip(STAGES, stages, strict=True):
         if not train(make(), folder):
             return None
         if name == until:
             break
     if until == STAGES[-1]:
-        halfway(between(model, folder, recipe), folder, until)
+        between(model, folder, recipe, "scatter", "follow", "redraw")
     return export(model, tokenizer, folder / ("model" if until == STAGES[-1] else f"model-{until}"))
 
 
-def between(model: Llama4, folder: Path, recipe: Recipe) -> Llama4:
-    """Half-way from the mean that `scatter` began with to what it left."""
-    return halfway(average(model, folder, recipe.averaged), folder, "scatter")
+def between(model: Llama4, folder: Path, recipe: Recipe, *stages: str) -> Llama4:
+    """From the mean that `scatter` began with, half-way to what each of these stages left, one after the other."""
+    average(model, folder, recipe.averaged)
+    for stage in stages:
+        halfway(model, folder, stage)
+    return model
 
 
 def make_tokenizer(data: Path, path: Path) -> Tokenizer:
@@ -130,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--until",
         choices=STAGES,
         default=STAGES[-1],
-        help="the last stage to run, exported to INTO/model-STAGE (follow, to INTO/model)",
+        help="the last stage to run, exported to INTO/model-STAGE (redraw, to INTO/model)",
     )
     parser.add_argument("--all-artists", action="store_true", help="learn from the validation artist too: the last run")
     chosen = parser.parse_args(arguments)

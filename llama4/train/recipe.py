@@ -5,7 +5,7 @@
     64 px tiles, 8 px patches: 64 patches, shuffled to 16 tokens a tile
     a chunk of 384 positions: a picture of 17 tiles takes 291, and a conversation about two crosses into the next chunk
 
-Fourteen stages, each called what it learns:
+Fifteen stages, each called what it learns:
 
     see       the vision encoder alone learns which emoji a tile shows (see.py): a view costs a sixth of what it costs with a
               conversation around it, and an encoder needs hundreds of thousands
@@ -22,9 +22,10 @@ Fourteen stages, each called what it learns:
     settle    the same by one artist more again, each picture in a language more
     scatter   the encoder rests; the decoder reads tokens that lie where another artist might have left them (scatter.py)
     follow    the same with more pictures, and later more strips of three; the encoder learns along
+    redraw    the same, and some of what is shown is redrawn part by part (emoji/redrawn.py)
 
 `scatter` begins with the mean of the weights that the two before it have left, `follow` half-way from there to what `scatter`
-leaves, and what ships lies half-way from that to what `follow` leaves (averaging.py).
+leaves, `redraw` half-way from that to what `follow` leaves, and what ships half-way on to what `redraw` leaves (averaging.py).
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ from typing import Literal
 
 from llama4.config import Config, RopeScaling, Temperature, VisionConfig, irope_layers
 from llama4.tokenizer import Tokenizer
+from llama4.train.emoji.dataset import REDRAWN
 from llama4.train.pictures import Augmentation
 from llama4.train.tasks import Mixture, only
 
 # In order.
 STAGES = (
     *("see", "words", "few", "speak", "gather", "rehearse"),
-    *("relate", "together", "discern", "broaden", "vary", "settle", "scatter", "follow"),
+    *("relate", "together", "discern", "broaden", "vary", "settle", "scatter", "follow", "redraw"),
 )
 
 
@@ -235,6 +237,9 @@ SETTLED_SHARES = {**SHARES, "noto-2017": 1.5}
 SCATTERED = replace(VARIED, untouched=0.5)
 # `follow` counts Fluent's three with colours as one, as the rules of scatter.py do.
 FOLLOWED_SHARES = {**SETTLED_SHARES, **dict.fromkeys(("fluent", "fluent-3d", "fluent-flat"), 1 / 3)}
+# Most emoji were drawn by six or seven of the artists that are redrawn, three times each, and these drawings share a third of the
+# views of an emoji that all have drawn.
+REDRAWN_SHARES = {**FOLLOWED_SHARES, **dict.fromkeys(REDRAWN.values(), 0.3)}
 TEXTS = {**dict.fromkeys(ALL_TASKS, 0.0), "translate": 10.0, "keywords": 1.0, "category": 1.0}
 
 
@@ -249,7 +254,8 @@ class Recipe:
     `settled_questions` languages, and draws artists by the `settled_shares`; `scatter` begins with the mean of what the stages
     `averaged` left, draws all as `scattered` says, leads the tokens of a share `astray` of the tiles astray, and leaves out up
     to the share `left_out` of them; `follow` does that too, names `followed_pictures` in `followed_questions` languages, draws
-    artists by the `followed_shares`, and has `listing_scenes` from step `listing_from` on.
+    artists by the `followed_shares`, and has `listing_scenes` from step `listing_from` on; `redraw` does that too, by the
+    `redrawn_shares`, and has `listing_scenes` throughout.
 
     `memory`, `alike`: from `discern` on, of how many askings a running loss is, and what of the odds is alike for all, see
     missed.py.
@@ -278,6 +284,9 @@ class Recipe:
     settle: Plan = Plan(steps=2800, rows=4, tokens=8192, muon_lr=0.003, adam_lr=0.0015, warmup=50, encoder=1.0)
     scatter: Plan = Plan(steps=2600, rows=4, tokens=8192, muon_lr=0.003, adam_lr=0.0015, warmup=50, decay=0.95)
     follow: Plan = Plan(
+        steps=1700, rows=4, tokens=8192, muon_lr=0.003, adam_lr=0.0015, warmup=50, decay=0.95, encoder=1.0
+    )
+    redraw: Plan = Plan(
         steps=1700, rows=4, tokens=8192, muon_lr=0.003, adam_lr=0.0015, warmup=50, decay=0.95, encoder=1.0
     )
     smoothing: float = 0.1
@@ -315,6 +324,7 @@ class Recipe:
     listing_scenes: tuple[Scene, ...] = LISTING_SCENES
     listing_from: int = 635
     followed_shares: Mapping[str, float] = field(default_factory=lambda: dict(FOLLOWED_SHARES))
+    redrawn_shares: Mapping[str, float] = field(default_factory=lambda: dict(REDRAWN_SHARES))
     memory: float = 3.0
     alike: float = 0.5
     texts: int = 48

@@ -48,7 +48,7 @@ from torch import Tensor
 from llama4.model import Llama4
 from llama4.tokenizer import Tokenizer
 from llama4.train import names
-from llama4.train.emoji.dataset import Dataset
+from llama4.train.emoji.dataset import REDRAWN, Dataset
 from llama4.train.recipe import Recipe, Scene
 from llama4.train.render import Renderer
 from llama4.train.see import drawings
@@ -105,9 +105,13 @@ class Scatter(Settle):
 
     @cached_property
     def tokens(self) -> Scattered:
-        """Of all artists that the stage learns from, by the encoder that it begins with, once the first step needs them."""
-        studio = self.renderer.studio
-        return Scattered(self.begun, studio.dataset, studio.artists, self.model.config.vision.tile_side)
+        """Of the artists `encoded`, by the encoder that the stage begins with, once the first step needs them."""
+        dataset, side = self.renderer.studio.dataset, self.model.config.vision.tile_side
+        return Scattered(self.begun, dataset, self.encoded(), side)
+
+    def encoded(self) -> tuple[str, ...]:
+        """All artists that the stage learns from."""
+        return self.renderer.studio.artists
 
     def gradients(self, step: int) -> Mapping[str, float]:
         """Those of `Speak`, of changed tokens."""
@@ -140,6 +144,35 @@ class Follow(Scatter):
         """Pictures, each in English and one other language."""
         recipe = self.recipe
         return names.draw(self, (NAMES, number), recipe.followed_pictures, ("en",), recipe.followed_questions)
+
+
+class Redraw(Follow):
+    """The same once more, with drawings that are redrawn part by part (emoji/redrawn.py) among what is shown, and strips of
+    three from its first step on. The batches after the last of `Follow`."""
+
+    name = "redraw"
+    shares = "redrawn_shares"
+    depends = (
+        *(one for one in Follow.depends if one not in ("followed_shares", "listing_from")),
+        *("redrawn_shares", "follow"),
+    )
+
+    def before(self) -> int:
+        """Those of the ten stages that draw from the same streams."""
+        return super().before() + self.recipe.follow.steps
+
+    def shown(self, artists: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of `Follow`, and what is redrawn of theirs."""
+        drawn = super().shown(artists)
+        return (*drawn, *(redrawn for artist, redrawn in REDRAWN.items() if artist in drawn))
+
+    def layouts(self, number: int) -> tuple[Scene, ...]:
+        """Three emoji, in a row or apart, more often than not."""
+        return self.recipe.listing_scenes
+
+    def encoded(self) -> tuple[str, ...]:
+        """Between two versions of one drawing lies no artist's difference."""
+        return tuple(artist for artist in super().encoded() if artist not in REDRAWN.values())
 
 
 @contextmanager

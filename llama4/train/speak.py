@@ -248,8 +248,12 @@ class Vary(Broaden):
 
     def __init__(self, model: Llama4, tokenizer: Tokenizer, renderer: Renderer, recipe: Recipe) -> None:
         studio = renderer.studio
-        varied = replace(studio, artists=(*studio.artists, *self.late), how=getattr(recipe, self.how))
+        varied = replace(studio, artists=self.shown(studio.artists), how=getattr(recipe, self.how))
         super().__init__(model, tokenizer, Renderer(varied), recipe)
+
+    def shown(self, artists: tuple[str, ...]) -> tuple[str, ...]:
+        """From whom it learns, where the stages before learn from these."""
+        return (*artists, *self.late)
 
     def named(self, number: int) -> names.Tree:
         """More pictures again, each in English and one other language."""

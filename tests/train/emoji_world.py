@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from llama4.train.emoji import build, licences, sources
-from llama4.train.emoji.dataset import LANGUAGES
+from llama4.train.emoji.dataset import LANGUAGES, REDRAWN
 from llama4.train.emoji.download import integrity
 from llama4.train.emoji.sources import Package, Source
 
@@ -141,6 +141,8 @@ class World:
         table["fluent-3d"] = Source("fluent-3d", have["three"], "webp", folder="package/assets/")
         table["noto-2017"] = Source("noto-2017", have["google"], "png", folder="package/img/google/64/")
         table["twemoji"] = Source("twemoji", have["twitter"], "png", folder="package/img/twitter/64/", side=64)
+        for artist, name in REDRAWN.items():
+            table[name] = dataclasses.replace(table[artist], artist=name, redrawn_of=artist)
         for module in (build, licences):
             monkeypatch.setattr(module, "SOURCES", table)
             monkeypatch.setattr(module, "CLDR", have["cldr"])

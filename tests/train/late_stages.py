@@ -1,5 +1,5 @@
-"""What the tests of the last stages (`broaden`, `vary`, `settle`, `scatter`, `follow`) share: who drew a tile, what a step
-shows, what a tree asks, and that a step learns the mean of the batch that its number says."""
+"""What the tests of the last stages (`broaden`, `vary`, `settle`, `scatter`, `follow`, `redraw`) share: who drew a tile, what a
+step shows, what a tree asks, and that a step learns the mean of the batch that its number says."""
 
 from __future__ import annotations
 
@@ -8,23 +8,20 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
-from small_training import NONE, TILE, assert_near, dataset, gradients_of, small_tokenizer
+from small_training import DRAWN, NONE, TILE, assert_near, dataset, gradients_of, small_tokenizer
 from task_emoji import EMOJI
 
 from llama4.train import names, objective
-from llama4.train.emoji.dataset import LAST_ARTIST, LATE_ARTIST
 from llama4.train.pictures import views
 from llama4.train.render import eight_bit
 from llama4.train.speak import Speak
-
-ARTISTS = ("noto", "fluent", LATE_ARTIST, LAST_ARTIST)
 
 
 @cache
 def looks() -> dict[str, torch.Tensor]:
     """Each artist's drawings as tiles, as they were drawn."""
-    data = dataset(*ARTISTS, "blob")
-    return {name: eight_bit(views(data.artists[name].pixels, TILE, NONE, torch.Generator())) for name in ARTISTS}
+    data = dataset(*DRAWN)
+    return {name: eight_bit(views(data.artists[name].pixels, TILE, NONE, torch.Generator())) for name in DRAWN[:-1]}
 
 
 def drawer(tile: torch.Tensor) -> tuple[str, int] | None:

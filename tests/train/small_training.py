@@ -21,19 +21,21 @@ from llama4.tokenizer import Tokenizer
 from llama4.train.bpe import count_pieces, train
 from llama4.train.data import Batches
 from llama4.train.decoding import Decoding
-from llama4.train.emoji.dataset import LAST_ARTIST, LATE_ARTIST, Artist, Dataset
+from llama4.train.emoji.dataset import LAST_ARTIST, LATE_ARTIST, REDRAWN, Artist, Dataset
 from llama4.train.gather import Gather
 from llama4.train.pictures import Augmentation
 from llama4.train.recipe import Plan, Pool, Recipe, Scene
 from llama4.train.render import Renderer, Studio
 from llama4.train.rows import Writer
-from llama4.train.scatter import Follow, Scatter
+from llama4.train.scatter import Follow, Redraw, Scatter
 from llama4.train.see import See, WhichEmoji
 from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Settle, Speak, Together, Vary, Words
 from llama4.train.tasks import Mixture
 from llama4.train.weights import draw
 
 TILE = 16
+# Whose pictures there are: two that all stages learn from, two that the late ones do, two redrawn, one to validate on.
+DRAWN = ("noto", "fluent", LATE_ARTIST, LAST_ARTIST, REDRAWN["noto"], REDRAWN[LATE_ARTIST], "blob")
 VISION = VisionConfig(
     tile_side=TILE, patch_side=4, width=32, layers=2, heads=2, mlp_width=128, shuffle=2, adapter_width=24
 )
@@ -54,6 +56,7 @@ RECIPE = Recipe(
     settle=replace(SHORT, encoder=1.0),
     scatter=SHORT,
     follow=replace(SHORT, encoder=1.0),
+    redraw=replace(SHORT, encoder=1.0),
     **{"questions": 3, "pictures": 2, "many_tiles": 0.2, "texts": 4},
     few_scenes=tuple(Scene(layout, 2, 1, trunks=2, english=1.0, few=True) for layout in ("row", "apart", "side")),
     scenes=tuple(Scene(layout, 2, 1, trunks=2) for layout in ("large", "row", "apart", "side")),  # what fits its chunk
@@ -132,8 +135,8 @@ def dataset(*artists: str) -> Dataset:
 
 
 def studio(how: Augmentation = NONE, many_tiles: float = 0.0, data: Dataset | None = None) -> Studio:
-    """Learns from noto and fluent, at last from streamline and noto-2017 too; validates on blob."""
-    data = data or dataset("noto", "fluent", LATE_ARTIST, LAST_ARTIST, "blob")
+    """Learns from noto and fluent, at last from streamline, noto-2017 and what is redrawn too; validates on blob."""
+    data = data or dataset(*DRAWN)
     return Studio(data, ("noto", "fluent"), ("blob",), VISION, how, many_tiles)
 
 
@@ -218,6 +221,12 @@ def follow_stage(recipe: Recipe = RECIPE) -> Follow:
     """`follow`, straight after `see`."""
     after = see_stage(recipe)
     return Follow(after.model, small_tokenizer(), after.renderer, recipe)
+
+
+def redraw_stage(recipe: Recipe = RECIPE) -> Redraw:
+    """`redraw`, straight after `see`."""
+    after = see_stage(recipe)
+    return Redraw(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def few_stage(recipe: Recipe = RECIPE) -> Few:

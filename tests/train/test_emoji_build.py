@@ -71,6 +71,11 @@ def test_what_a_build_makes(server: Registry, tmp_path: Path) -> None:
     google = data.artists["noto-2017"]
     assert google.pixels.shape == (1, 128, 128, 4) and google.index.tolist() == [0], "scaled; an empty one is left out"
     assert np.abs(google.pixels[0].astype(int) - (160, 90, 30, 128)).max() <= 1, "straight alpha, through premultiplied"
+    again = data.artists["noto-redrawn"]
+    assert again.index.tolist() == [0, 0, 0, 1, 1, 1, 3, 3, 3] and again.pixels.shape == (9, 128, 128, 4)
+    changed = [(again.pixels[n] != noto.pixels[n // 3]).any() for n in range(9)]
+    assert sum(changed) > 5, "this world's colours, rgb(…), stay as they are, but most parts are moved or outlined"
+    assert again.pixels[6, 64, 96, 3] and not again.pixels[6, 64, 20, 3], "of the apple as it is drawn, mirrored"
     three, twemoji = data.artists["fluent-3d"], data.artists["twemoji"]
     assert three.pixels.shape == (2, 128, 128, 4) and three.index.tolist() == [0, 2]
     assert np.abs(three.pixels[0].astype(int) - (160, 90, 30, 128)).max() <= 1, "straight alpha"
@@ -82,12 +87,13 @@ def test_what_a_build_makes(server: Registry, tmp_path: Path) -> None:
         "`streamline` (training, in `vary` and the stages behind it)" in licences and "`blob` (validation)" in licences
     )
     assert "`noto-2017` (training, in `settle` and the stages behind it)" in licences
+    assert "`noto-redrawn` (training, in `redraw`)" in licences
     assert not list(folder.glob(".*")), "no part is left lying about"
 
 
-@pytest.mark.parametrize("artist", ["noto", "noto-2017", "twemoji"])
+@pytest.mark.parametrize("artist", ["noto", "noto-2017", "noto-redrawn", "twemoji"])
 def test_the_number_of_processes_changes_nothing(server: Registry, tmp_path: Path, artist: str) -> None:
-    """Of drawings, of pictures that are scaled, and of those that stay as they come."""
+    """Of drawings, of pictures that are scaled, of drawings that are redrawn, and of pictures that stay as they come."""
     for workers in (1, 2):
         built(tmp_path / str(workers), server, artist, workers=workers)
     for file in ("pixels.npy", "index.npy"):
@@ -203,7 +209,7 @@ def test_what_was_built_before_drawings_could_be_numbered_or_scaled_stays(server
     """`asdict` of a source as it was then: without those fields."""
     built(tmp_path, server, "noto")
     source = dataclasses.asdict(build.SOURCES["noto"])
-    assert source.pop("numbered") is False and source.pop("side") == 128
+    assert source.pop("numbered") is False and source.pop("side") == 128 and source.pop("redrawn_of") == ""
     packages = [package for package in (build.SOURCES["noto"].package, build.SOURCES["noto"].codes) if package]
     emoji = hashlib.sha256((tmp_path / "emoji.json").read_bytes()).hexdigest()
     before = build._recipe("noto", packages, source=source, by_hand={}, emoji=emoji)
@@ -212,6 +218,15 @@ def test_what_was_built_before_drawings_could_be_numbered_or_scaled_stays(server
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(build.SOURCES, "noto", numbered)
         assert rebuilt(built(tmp_path, server, "noto")) == ["noto"]
+
+
+@pytest.mark.parametrize("number", ["SEED", "VERSIONS"])
+def test_what_was_redrawn_otherwise_is_built_again(
+    server: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    built(tmp_path, server, "noto", "noto-redrawn")
+    monkeypatch.setattr(build, number, 2)
+    assert rebuilt(built(tmp_path, server, "noto", "noto-redrawn")) == ["noto-redrawn"]
 
 
 def test_a_damaged_manifest_means_everything_anew(server: Registry, tmp_path: Path) -> None:

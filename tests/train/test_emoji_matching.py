@@ -4,6 +4,7 @@ made from iconify's bodies and aliases (iconify.py), flips and turns checked in 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ from emoji_world import NAMED, contents
 
 from llama4.train.emoji.__main__ import parser
 from llama4.train.emoji.artists import pixels_of
-from llama4.train.emoji.dataset import ARTISTS, LANGUAGES
+from llama4.train.emoji.dataset import ARTISTS, LANGUAGES, LEARNT_ARTISTS, REDRAWN
 from llama4.train.emoji.fxemoji_names import FXEMOJI_NAMES
 from llama4.train.emoji.iconify import document, icon_names, resolved
 from llama4.train.emoji.licences import changes, notice, packages_of
@@ -112,21 +113,32 @@ def test_every_artist_has_a_source() -> None:
     assert tuple(SOURCES) == ARTISTS
     for source in SOURCES.values():
         assert (source.codes is not None) == (source.form == "iconify"), source.artist
-        assert source.numbered == (source.artist == "streamline") and (source.form == "iconify" or not source.numbered)
+        assert source.numbered == source.artist.startswith("streamline") and (
+            source.form == "iconify" or not source.numbered
+        )
         assert source.package.integrity.startswith("sha512-") and len(source.package.integrity) == 95
         assert source.side == (64 if source.artist == "twemoji" else SIDE), "the held-out pictures stay as they come"
+        assert (source.artist == REDRAWN.get(source.redrawn_of)) == bool(source.redrawn_of)
+
+
+def test_what_is_redrawn_is_drawn_by_artists_that_are_learnt_from() -> None:
+    assert set(REDRAWN) < set(LEARNT_ARTISTS) and not set(REDRAWN.values()) & set(LEARNT_ARTISTS)
+    for artist, name in REDRAWN.items():
+        assert dataclasses.replace(SOURCES[name], artist=artist, redrawn_of="") == SOURCES[artist]
 
 
 def test_the_help_says_how_much_is_fetched() -> None:
     megabytes = sum(package.size for package in packages_of(ARTISTS)) / 1e6
     said = parser().format_help().replace("\n", " ")
     assert f"About {round(megabytes, -1):.0f} MB to fetch" in said
-    assert f"by {['ten', 'eleven', 'twelve'][len(ARTISTS) - 10]} sets of artists" in said
+    assert f"by {['ten', 'eleven', 'twelve'][len(set(ARTISTS) - set(REDRAWN.values())) - 10]} sets of artists" in said
 
 
 def test_the_notice_says_what_was_done_to_the_pictures() -> None:
     done = {package.name: changes(package) for package in packages_of(ARTISTS)}
-    assert done["@iconify-json/noto"] == "drawings rendered at 128 pixels"
+    redrawn = "drawings rendered at 128 pixels, as they are and with parts recoloured, outlined, moved or left out"
+    assert done["@iconify-json/fluent-emoji"] == "drawings rendered at 128 pixels"
+    assert done["@iconify-json/noto"] == done["@iconify-json/streamline-emojis"] == redrawn
     assert done["emoji-datasource-google"] == done["@lobehub/fluent-emoji-3d"] == "pictures scaled to 128 pixels"
     assert done["emoji-datasource-twitter"] == "none to the pictures"
 

@@ -27,13 +27,15 @@ from llama4.train.emoji.dataset import (
     LAST_ARTIST,
     LATE_ARTIST,
     LEARNT_ARTISTS,
+    REDRAWN,
     TRAIN_ARTISTS,
     VALIDATION_ARTIST,
 )
 from llama4.train.recipe import STAGES
 from llama4.train.tokenizer import RANKS
 
-BUILT = (*LEARNT_ARTISTS, HELD_OUT_ARTIST)
+LEARNT = (*LEARNT_ARTISTS, *REDRAWN.values())
+BUILT = (*LEARNT, HELD_OUT_ARTIST)
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +86,16 @@ def test_the_checkpoint_opens_and_answers(finished: Path) -> None:
 
 def test_the_checkpoint_lies_half_way_from_a_mean_to_what_the_last_stage_left(finished: Path) -> None:
     """The weights of the states on disk; nothing of what is thrown away."""
-    states = [torch.load(finished / f"{stage}.pt", weights_only=True) for stage in STAGES[-4:]]
-    assert [held["step"] for held in states] == [3, 4, 3, 3]
-    *left, scattered, followed = (held["weights"] for held in states)
+    states = [torch.load(finished / f"{stage}.pt", weights_only=True) for stage in STAGES[-5:]]
+    assert [held["step"] for held in states] == [3, 4, 3, 3, 2]
+    *left, scattered, followed, redrawn = (held["weights"] for held in states)
     shipped = dict(llama4.load_model(finished / "model", device="cpu").named_parameters())
-    assert set(left[0]) == set(left[1]) == set(followed) == set(shipped)
+    assert set(left[0]) == set(left[1]) == set(followed) == set(redrawn) == set(shipped)
     assert set(scattered) == {name for name in shipped if not name.startswith("vision.")}
     assert len({float(weights["vision.class_embedding"].abs().sum()) for weights in left}) == 2, "they differ"
     for name, weight in shipped.items():
         expected = rounded(torch.stack([weights[name] for weights in left]).mean(dim=0))
-        for weights in (scattered, followed):  # each begins where what came before is rounded
+        for weights in (scattered, followed, redrawn):  # each begins where what came before is rounded
             if name in weights:
                 expected = rounded((expected + weights[name]) / 2)
         assert torch.equal(weight.float(), expected), name
@@ -123,6 +125,7 @@ def test_all_stages_are_logged_and_validated_on_the_right_artist(finished: Path)
         *([{1, 2, 3}] * 4),
         {1, 2, 3, 4},
         *([{1, 2, 3}] * 2),
+        {1, 2},
     ]
     validated = [line["validation"] for line in lines if "validation" in line]
     assert [set(shares) for shares in validated[:2]] == [{"blob"}, {"blob"}]
@@ -165,10 +168,10 @@ def test_missing_data_end_in_one_sentence(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("missing", [TRAIN_ARTISTS[0], LATE_ARTIST, LAST_ARTIST])
+@pytest.mark.parametrize("missing", [TRAIN_ARTISTS[0], LATE_ARTIST, LAST_ARTIST, REDRAWN["fxemoji"]])
 def test_an_artist_that_is_missing_is_named(missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before anything is learnt, though only the last stages need some of them."""
-    others = [artist for artist in LEARNT_ARTISTS if artist != missing]
+    others = [artist for artist in LEARNT if artist != missing]
     folder = small_training.write_folder(tmp_path / "data", others)
     assert pretrain.main(command(folder, tmp_path / "run")) == 2
     assert f"lacks the pictures of {missing}" in capsys.readouterr().err
@@ -219,8 +222,9 @@ def test_a_run_may_end_behind_an_earlier_stage_and_goes_on_from_there(
 def test_who_is_learnt_from_and_who_is_not(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_artists: bool
 ) -> None:
-    """The held-out artist never is, though its pictures lie in the folder; the artist to validate on in the last run only. `vary`
-    and the stages behind it alone learn from the late one, `settle` and those behind it alone from the last one."""
+    """The held-out artist never is, though its pictures lie in the folder; the artist to validate on, as drawn or redrawn, in
+    the last run only. `vary` and the stages behind it alone learn from the late one, `settle` and those behind it alone from the
+    last one, `redraw` alone from what is redrawn."""
     stages: list[object] = []
     monkeypatch.setattr(pretrain, "average", lambda model, *_: model)
     monkeypatch.setattr(pretrain, "halfway", lambda model, *_: model)
@@ -230,8 +234,9 @@ def test_who_is_learnt_from_and_who_is_not(
     for stage in stages:
         learnt, validated = stage.renderer.studio.artists, stage.renderer.studio.validation
         more = [VALIDATION_ARTIST] if all_artists else []
-        more += [LATE_ARTIST] if stage.name in STAGES[-4:] else []
-        more += [LAST_ARTIST] if stage.name in STAGES[-3:] else []
+        more += [LATE_ARTIST] if stage.name in STAGES[-5:] else []
+        more += [LAST_ARTIST] if stage.name in STAGES[-4:] else []
+        more += [REDRAWN[one] for one in (*TRAIN_ARTISTS, *more) if one in REDRAWN and stage.name == "redraw"]
         assert sorted(learnt) == sorted([*TRAIN_ARTISTS, *more])
         assert set(validated) == (set() if all_artists else {VALIDATION_ARTIST})
         assert HELD_OUT_ARTIST not in {name for drawn in stage.renderer.drawn_by.values() for name, _ in drawn}
@@ -249,9 +254,10 @@ def test_a_stage_begins_with_the_weights_that_the_one_before_left(
         return model
 
     def half(model: llama4.model.Llama4, folder: Path, stage: str) -> llama4.model.Llama4:
-        assert folder == tmp_path / "run" and stage == "scatter"
-        assert float(model.decoder.embedding.weight.detach().max()) == 0.5, "from the mean"
-        model.decoder.embedding.weight.data.fill_(0.25)
+        assert folder == tmp_path / "run"
+        before, after = {"scatter": (0.5, 0.25), "follow": (0.25, 0.125)}[stage]
+        assert float(model.decoder.embedding.weight.detach().max()) == before, "from the mean, and from there"
+        model.decoder.embedding.weight.data.fill_(after)
         return model
 
     def mark(stage: Any, folder: Path) -> bool:
@@ -269,6 +275,7 @@ def test_a_stage_begins_with_the_weights_that_the_one_before_left(
     assert [begun[stage] for stage in decoders] == [1.0, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]
     assert begun["scatter"] == 0.5, "with a mean"
     assert begun["follow"] == 0.25, "half-way from it to what that stage left"
+    assert begun["redraw"] == 0.125, "half-way from there"
 
 
 def test_a_tokenizer_is_trained_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from small_training import (
+    DRAWN,
     RECIPE,
     broaden_stage,
     discern_stage,
     few_stage,
     follow_stage,
     gather_stage,
+    redraw_stage,
     rehearse_stage,
     relate_stage,
     scatter_stage,
@@ -48,7 +50,7 @@ def begun(folder: Path, steps: int = 2) -> Path:
     return folder / "toy.pt"
 
 
-# What both of the stages that change tokens depend on.
+# What all of the stages that change tokens depend on.
 CHANGED_TOKENS = [
     ("scattered", Augmentation(untouched=0.1)),
     *[("astray", 0.1), ("left_out", 0.1), ("averaged", ("broaden", "vary", "settle")), ("settle", PLAN), ("seed", 8)],
@@ -148,7 +150,12 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
             ("gather", "smoothing", 0.3),
             ("gather", "seed", 8),
         ],
-        *[(stage, name, other) for stage in ("scatter", "follow") for name, other in CHANGED_TOKENS],
+        *[
+            *[("redraw", "follow", PLAN), ("redraw", "scatter", PLAN), ("redraw", "listing_scenes", ())],
+            *[("redraw", "followed_pictures", 2), ("redraw", "followed_questions", 3)],
+            ("redraw", "redrawn_shares", dict.fromkeys(DRAWN[:-1], 1.0)),
+        ],
+        *[(stage, name, other) for stage in ("scatter", "follow", "redraw") for name, other in CHANGED_TOKENS],
         *[("see", "augmentation", Augmentation(turn=3.0)), ("speak", "augmentation", Augmentation(turn=3.0))],
         *[
             ("speak", "mixture", Mixture(strip=9)),
@@ -178,7 +185,7 @@ def test_a_state_of_another_recipe_is_refused(stage: str, field: str, value: obj
     decoder = {"words": words_stage, "few": few_stage, "speak": speak_stage, "rehearse": rehearse_stage}
     decoder |= {"relate": relate_stage, "together": together_stage, "discern": discern_stage, "broaden": broaden_stage}
     decoder |= {"vary": vary_stage, "settle": settle_stage}
-    decoder |= {"scatter": scatter_stage, "follow": follow_stage}
+    decoder |= {"scatter": scatter_stage, "follow": follow_stage, "redraw": redraw_stage}
     build = (encoder | decoder)[stage]
     train(build(), tmp_path, until=1)
     with pytest.raises(InputError, match=rf"{stage}\.pt belongs to a run with other numbers \({field}\)"):

@@ -29,9 +29,10 @@ from llama4.train.emoji.fxemoji_names import FXEMOJI_NAMES
 from llama4.train.emoji.iconify import document, icon_names
 from llama4.train.emoji.matching import drawn_again, match, name_book, own_codes
 from llama4.train.emoji.names import from_code
+from llama4.train.emoji.redrawn import VERSIONS, Version, redrawn
 from llama4.train.emoji.sources import SIDE, Source
 
-Drawing = tuple[int, bytes]  # position in emoji.json; an SVG document or a picture file
+Drawing = tuple[int, bytes | Version]  # position in emoji.json; an SVG document, a version of one, or a picture file
 BY_HAND = {"fxemoji": FXEMOJI_NAMES}
 
 
@@ -93,14 +94,23 @@ def _iconify_drawings(
     names = icon_names(icons)
     own = own_codes(chars, names) if same_set else {}
     again = drawn_again(names) if source.numbered else {name: [name] for name in names}
-    shown = match(entries, again, own, BY_HAND.get(source.artist, {}), book)
-    return [(position, document(icons, one).encode()) for position, name in shown.items() for one in again[name]]
+    shown = match(entries, again, own, BY_HAND.get(source.redrawn_of or source.artist, {}), book)
+    drawn = [(position, document(icons, one)) for position, name in shown.items() for one in again[name]]
+    if not source.redrawn_of:
+        return [(position, svg.encode()) for position, svg in drawn]
+    return [
+        (position, Version(svg, source.redrawn_of, number, version))
+        for number, (position, svg) in enumerate(drawn)
+        for version in range(VERSIONS)
+    ]
 
 
-def pixels_of(content: bytes, side: int = SIDE) -> np.ndarray | None:
-    """Render an SVG document at SIDE pixels, or open a picture file and bring it to `side`: uint8 [side, side, 4]; None where it
-    cannot be read, is not square or shows nothing."""
+def pixels_of(content: bytes | Version, side: int = SIDE) -> np.ndarray | None:
+    """Render an SVG document, or another version of one, at SIDE pixels, or open a picture file and bring it to `side`: uint8
+    [side, side, 4]; None where it cannot be read, is not square or shows nothing."""
     try:
+        if isinstance(content, Version):
+            content = redrawn(*content).encode()
         if content.startswith(b"<svg"):
             import resvg_py
 
@@ -124,7 +134,7 @@ def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def render(contents: Sequence[bytes], workers: int, side: int = SIDE) -> Iterator[np.ndarray | None]:
+def render(contents: Sequence[bytes | Version], workers: int, side: int = SIDE) -> Iterator[np.ndarray | None]:
     """The pixels of each drawing, in order, by `workers` processes; in this process where that is 1."""
     if workers == 1:
         yield from (pixels_of(content, side) for content in contents)

@@ -32,6 +32,7 @@ from llama4.train.emoji.dataset import ARTISTS, LANGUAGES, open_dataset
 from llama4.train.emoji.download import AGAIN, fetch
 from llama4.train.emoji.licences import carried_texts, notice, packages_of
 from llama4.train.emoji.names import annotations_member, emoji_entries
+from llama4.train.emoji.redrawn import SEED, VERSIONS
 from llama4.train.emoji.sources import CLDR, NAME_PACKAGES, SIDE, SOURCES, TWEMOJI, Package
 
 RECIPE = 1  # count up when the code changes what it writes
@@ -223,14 +224,16 @@ def _recipe_of(folder: Path, part: str) -> str:
     if part == "names":
         return _recipe(part, NAME_PACKAGES, languages=list(LANGUAGES))
     source, emoji = SOURCES[part], folder / "emoji.json"
-    # `numbered` and `side` came later: what was built without them stays, but for Twemoji, which is built again.
-    later = {"numbered": False, "side": SIDE}
+    # These came later: what was built without them stays, but for Twemoji, which is built again for its `side`.
+    later = {"numbered": False, "side": SIDE, "redrawn_of": ""}
     fields = {name: value for name, value in asdict(source).items() if name not in later or value != later[name]}
+    if source.redrawn_of:
+        fields |= {"seed": SEED, "versions": VERSIONS}
     return _recipe(
         part,
         [package for package in (source.package, source.codes) if package],
         source=fields,
-        by_hand=art.BY_HAND.get(part, {}),
+        by_hand=art.BY_HAND.get(source.redrawn_of or part, {}),
         emoji=hashlib.sha256(emoji.read_bytes()).hexdigest() if emoji.exists() else "",
     )
 

@@ -6,9 +6,10 @@ A folder built by `python -m llama4.train.emoji` holds
     <artist>/pixels.npy     uint8 [n, side, side, 4], straight-alpha RGBA; side 128, 64 for the held-out artist
     <artist>/index.npy      int64 [n]: the position in emoji.json that each picture shows; an artist draws not all of them,
                             and one of them (streamline) some twice or more
+    <artist>-redrawn/       the same two files of an artist's drawings in other manners, three of each
     manifest.json           what was asked for and what is finished (build.py)
 
-Pixels are mapped, not read: seven training artists are about 600 MB, and a draw touches 64 KB of them.
+Pixels are mapped, not read: ten artists are about 800 MB, what is redrawn 1.7 GB, and a draw touches 64 KB of them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ LATE_ARTIST = "streamline"  # `vary` and the stages behind it alone learn from i
 LAST_ARTIST = "noto-2017"  # `settle` and those behind it alone
 HELD_OUT_ARTIST = "twemoji"
 LEARNT_ARTISTS = (*TRAIN_ARTISTS, VALIDATION_ARTIST, LATE_ARTIST, LAST_ARTIST)  # with --all-artists, to the last stage
-ARTISTS = (*LEARNT_ARTISTS, HELD_OUT_ARTIST)
+# Whose drawings are redrawn part by part (redrawn.py), and the name that goes by; `redraw` alone learns from those.
+REDRAWN = {
+    artist: f"{artist}-redrawn"
+    for artist in ("noto", "fluent-flat", "fluent-high-contrast", "emojione", "fxemoji", "blob", "streamline")
+}
+ARTISTS = (*LEARNT_ARTISTS, *REDRAWN.values(), HELD_OUT_ARTIST)
 
 BUILD_COMMAND = "python -m llama4.train.emoji"
 DEFAULT_FOLDER = Path("data/emoji")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from llama4.train.emoji.artists import members
-from llama4.train.emoji.dataset import HELD_OUT_ARTIST, LAST_ARTIST, LATE_ARTIST, VALIDATION_ARTIST
+from llama4.train.emoji.dataset import HELD_OUT_ARTIST, LAST_ARTIST, LATE_ARTIST, REDRAWN, VALIDATION_ARTIST
 from llama4.train.emoji.sources import CLDR, NAME_PACKAGES, SIDE, SOURCES, TWEMOJI, Package
 
 _INTRODUCTION = """# Licences of the emoji data
@@ -20,6 +20,7 @@ ROLES = {
     VALIDATION_ARTIST: "validation",
     LATE_ARTIST: "training, in `vary` and the stages behind it",
     LAST_ARTIST: "training, in `settle` and the stages behind it",
+    **dict.fromkeys(REDRAWN.values(), "training, in `redraw`"),
 }
 
 
@@ -54,6 +55,8 @@ def purposes(package: Package) -> list[str]:
 def changes(package: Package) -> str:
     """What was done to a package's pictures."""
     forms = {source.form for source in SOURCES.values() if source.package == package}
+    if any(source.redrawn_of for source in SOURCES.values() if source.package == package):
+        return f"drawings rendered at {SIDE} pixels, as they are and with parts recoloured, outlined, moved or left out"
     if "iconify" in forms:
         return f"drawings rendered at {SIDE} pixels"
     if any(source.side == SIDE for source in SOURCES.values() if source.package == package):

@@ -8,7 +8,9 @@ of whose package only `emoji.json` and the 64-pixel pictures are read, and 34 MB
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from llama4.train.emoji.dataset import REDRAWN
 
 SIDE = 128  # pixels: what a drawing is rendered at, and what a picture is brought to. Twemoji comes at 64 and stays so.
 
@@ -51,6 +53,7 @@ class Source:
     codes    the package whose chars.json gives names their code points: the set's own, or another's for a set without one
     numbered several drawings of one emoji, often in several skin colours, are told apart by a digit: "boy-1", "boy-2"
     side     pixels across and down of every picture
+    redrawn_of  the artist whose drawings these are, each in some versions of its own (redrawn.py)
     """
 
     artist: str
@@ -60,6 +63,7 @@ class Source:
     folder: str = ""
     numbered: bool = False
     side: int = SIDE
+    redrawn_of: str = ""
 
 
 def _iconify(name: str, version: str, integrity: str, size: int, *words: str) -> Package:
@@ -188,7 +192,7 @@ CLDR = Package(
 
 NAME_PACKAGES = (CLDR, TWEMOJI)
 
-SOURCES: dict[str, Source] = {
+_AS_DRAWN = {
     source.artist: source
     for source in (
         Source("noto", NOTO, "iconify", codes=NOTO),
@@ -201,6 +205,12 @@ SOURCES: dict[str, Source] = {
         Source("blob", BLOB, "iconify", codes=NOTO),
         Source("streamline", STREAMLINE, "iconify", codes=NOTO, numbered=True),
         Source("noto-2017", NOTO_2017, "png", folder="package/img/google/64/"),
-        Source("twemoji", TWEMOJI, "png", folder="package/img/twitter/64/", side=64),
     )
+}
+_HELD_OUT = Source("twemoji", TWEMOJI, "png", folder="package/img/twitter/64/", side=64)
+
+SOURCES: dict[str, Source] = {
+    **_AS_DRAWN,
+    **{name: replace(_AS_DRAWN[artist], artist=name, redrawn_of=artist) for artist, name in REDRAWN.items()},
+    _HELD_OUT.artist: _HELD_OUT,
 }
