@@ -1,5 +1,5 @@
 """`scatter` begins with the mean of what the two stages before it left, `follow` half-way from there to what `scatter` left,
-and what ships lies half-way from there to what `follow` leaves.
+`again` and `redraw` both half-way from there to what `follow` left; what ships is the mean of what these three leave.
 
     w = 1/n · Σ w(stage)        weight by weight, in fp32, rounded to bf16 once
 
@@ -21,14 +21,30 @@ learns, EmojiOne 1's (918, and 400 strips of three) and OpenMoji's (1585), in pe
     0.7 of the way                        70.2      32.5        51.4
 
     follow                                70.7      35.0        49.4
-    half-way                              72.3      39.8        51.7     ships
+    half-way                              72.3      39.8        51.7     begins `again` and `redraw`
     0.4 of the way                        72.2      39.3        51.9
     0.6 of the way                        71.8      39.5        51.9
     0.7 of the way                        71.5      38.0        51.6
 
-    `follow` again, half-way from there   70.4      34.0        49.5     1800 steps, lists of three throughout
-    half-way                              71.6      37.3        50.9     so it was dropped
+    again                                 70.4      34.0        49.5
+    half-way                              71.6      37.3        50.9
     0.25 of the way                       71.8      38.2        51.7
+
+    redraw                                71.6      33.3        50.7
+    half-way                              71.9      37.3        51.8
+
+These strips are the same 400 throughout, and half-way to `follow` was chosen by them, among others: of 1200 strips it has 35.1,
+not 39.8. So the last choice was made with more, 1200 strips of each artist, and names at 64 and at 160 px (in brackets, how much
+more than half-way to `follow`, and one standard error of that):
+
+                                      EmojiOne 1            strips          OpenMoji            strips
+    half-way to `follow`                    71.6              35.1              51.8              12.0
+    again                       70.1 (-1.5, 0.8)  33.2 (-1.8, 1.1)  49.1 (-2.6, 0.6)  10.5 (-1.5, 0.8)
+    redraw                      70.9 (-0.7, 0.8)  34.5 (-0.6, 1.1)  50.5 (-1.2, 0.6)  11.0 (-1.0, 0.9)
+    half-way to `redraw`         72.0 (0.4, 0.6)   35.7 (0.6, 0.8)   51.9 (0.2, 0.4)   12.8 (0.8, 0.7)
+    the first three, their mean  71.8 (0.2, 0.6)   36.3 (1.2, 0.9)   52.2 (0.4, 0.5)   12.5 (0.5, 0.7)
+    mean of `follow`, `again`
+    and `redraw`                 72.1 (0.5, 0.6)   37.8 (2.7, 0.9)   52.2 (0.5, 0.5)   12.4 (0.4, 0.7)    ships
 
 A running mean over the last 1000 steps of `settle`, a point a step, had 67.4, 28.5 and 49.0: so near to each other points gain
 little. To go half-way to where a stage ended, and on from there, is what Lookahead does every few steps, and here every few

@@ -5,8 +5,8 @@
 The vision encoder stays as `see` or `gather` left it; the projection into the decoder and the decoder learn. A view costs
 here a third of what it would with gradients through the encoder, and teaches the encoder six times less for its cost than it
 did in `see`. With the learning rate that a new decoder needs, an encoder that learnt along lost a quarter of what it had. Only in
-seven late stages does it learn along: in `together`, `discern` and `broaden` at half of rates that are already low, in `vary`,
-`settle`, `follow` and `redraw` at the whole; in `scatter` it rests again.
+eight late stages does it learn along: in `together`, `discern` and `broaden` at half of rates that are already low, in `vary`,
+`settle`, `follow`, `again` and `redraw` at the whole; in `scatter` it rests again.
 """
 
 from __future__ import annotations

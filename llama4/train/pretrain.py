@@ -1,7 +1,7 @@
 """Train the small model, from data to checkpoint:
 
     python -m llama4.train.emoji                       data/emoji     (five minutes, and a network)
-    python -m llama4.train.pretrain                    runs/tiny      (fifteen hours on two CPU cores)
+    python -m llama4.train.pretrain                    runs/tiny      (sixteen and a half hours on two CPU cores)
 
     tokenizer  byte pairs of the names, keywords and questions                RUN/tokenizer.model
     see        the vision encoder learns which emoji a tile shows             RUN/see.pt
@@ -20,12 +20,13 @@
     half-way   from that mean to what `scatter` left
     follow     from there: the same; the encoder too; then more strips        RUN/follow.pt
     half-way   from where it began to what `follow` left
-    redraw     from there: the same; drawings redrawn part by part too       RUN/redraw.pt
-    half-way   from where it began to what `redraw` left
+    again      from there: the same, with as many strips from the start       RUN/again.pt
+    redraw     from there too: the same; drawings redrawn part by part        RUN/redraw.pt
+    mean       of what `follow`, `again` and `redraw` left
     export     Hugging Face's layout, bf16                                    RUN/model
 
 `--until speak` exports what the fourth stage leaves, after two hours and a quarter, to RUN/model-speak; without it the same
-command goes on from there. (`--until scatter` and `--until follow`, too, export what the stage leaves, not what lies half-way.)
+command goes on from there. (So does `--until` any other stage: not what lies half-way.)
 Ctrl-C ends the step that runs and saves; the same command goes on where the run stopped, bit for bit. It ends sooner or later
 with the same weights, as long as torch is the same, on the same kind of processor, with as many threads.
 """
@@ -59,7 +60,7 @@ from llama4.train.loop import Stage, train
 from llama4.train.memory import keep_freed_memory, keep_kernels
 from llama4.train.recipe import STAGES, Recipe, small_config
 from llama4.train.render import Renderer, Studio
-from llama4.train.scatter import Follow, Redraw, Scatter
+from llama4.train.scatter import Again, Follow, Redraw, Scatter
 from llama4.train.see import See, WhichEmoji
 from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Settle, Speak, Together, Vary, Words
 from llama4.train.weights import draw
@@ -98,16 +99,17 @@ def run(recipe: Recipe, data: Path, folder: Path, until: str = STAGES[-1]) -> Pa
         lambda: Settle(model, tokenizer, renderer, recipe),
         lambda: Scatter(average(model, folder, recipe.averaged), tokenizer, renderer, recipe),
         lambda: Follow(between(model, folder, recipe, "scatter"), tokenizer, renderer, recipe),
+        lambda: Again(between(model, folder, recipe, "scatter", "follow"), tokenizer, renderer, recipe),
         lambda: Redraw(between(model, folder, recipe, "scatter", "follow"), tokenizer, renderer, recipe),
     )
-    # Made one after the other: a stage begins with the weights that the one before left, the last three between such.
+    # Made one after the other: a stage begins with the weights that the one before left, the last four between such.
     for name, make in zip(STAGES, stages, strict=True):
         if not train(make(), folder):
             return None
         if name == until:
             break
     if until == STAGES[-1]:
-        between(model, folder, recipe, "scatter", "follow", "redraw")
+        average(model, folder, recipe.shipped)
     return export(model, tokenizer, folder / ("model" if until == STAGES[-1] else f"model-{until}"))
 
 

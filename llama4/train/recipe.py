@@ -5,7 +5,7 @@
     64 px tiles, 8 px patches: 64 patches, shuffled to 16 tokens a tile
     a chunk of 384 positions: a picture of 17 tiles takes 291, and a conversation about two crosses into the next chunk
 
-Fifteen stages, each called what it learns:
+Sixteen stages, each called what it learns:
 
     see       the vision encoder alone learns which emoji a tile shows (see.py): a view costs a sixth of what it costs with a
               conversation around it, and an encoder needs hundreds of thousands
@@ -22,10 +22,12 @@ Fifteen stages, each called what it learns:
     settle    the same by one artist more again, each picture in a language more
     scatter   the encoder rests; the decoder reads tokens that lie where another artist might have left them (scatter.py)
     follow    the same with more pictures, and later more strips of three; the encoder learns along
-    redraw    the same, and some of what is shown is redrawn part by part (emoji/redrawn.py)
+    again     the same once more, with as many strips from the start
+    redraw    what `again` does, from where it began, and some of what is shown is redrawn part by part (emoji/redrawn.py)
 
 `scatter` begins with the mean of the weights that the two before it have left, `follow` half-way from there to what `scatter`
-leaves, `redraw` half-way from that to what `follow` leaves, and what ships half-way on to what `redraw` leaves (averaging.py).
+leaves, `again` and `redraw` both half-way from that to what `follow` leaves, and what ships is the mean of what these last
+three leave (averaging.py).
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from llama4.train.tasks import Mixture, only
 # In order.
 STAGES = (
     *("see", "words", "few", "speak", "gather", "rehearse"),
-    *("relate", "together", "discern", "broaden", "vary", "settle", "scatter", "follow", "redraw"),
+    *("relate", "together", "discern", "broaden", "vary", "settle", "scatter", "follow", "again", "redraw"),
 )
 
 
@@ -254,8 +256,9 @@ class Recipe:
     `settled_questions` languages, and draws artists by the `settled_shares`; `scatter` begins with the mean of what the stages
     `averaged` left, draws all as `scattered` says, leads the tokens of a share `astray` of the tiles astray, and leaves out up
     to the share `left_out` of them; `follow` does that too, names `followed_pictures` in `followed_questions` languages, draws
-    artists by the `followed_shares`, and has `listing_scenes` from step `listing_from` on; `redraw` does that too, by the
-    `redrawn_shares`, and has `listing_scenes` throughout.
+    artists by the `followed_shares`, and has `listing_scenes` from step `listing_from` on; `again` does that too, but has
+    `listing_scenes` throughout, and so does `redraw`, by the `redrawn_shares`. What ships is the mean of what the stages
+    `shipped` left.
 
     `memory`, `alike`: from `discern` on, of how many askings a running loss is, and what of the odds is alike for all, see
     missed.py.
@@ -285,6 +288,9 @@ class Recipe:
     scatter: Plan = Plan(steps=2600, rows=4, tokens=8192, muon_lr=0.003, adam_lr=0.0015, warmup=50, decay=0.95)
     follow: Plan = Plan(
         steps=1700, rows=4, tokens=8192, muon_lr=0.003, adam_lr=0.0015, warmup=50, decay=0.95, encoder=1.0
+    )
+    again: Plan = Plan(
+        steps=1800, rows=4, tokens=8192, muon_lr=0.003, adam_lr=0.0015, warmup=50, decay=0.95, encoder=1.0
     )
     redraw: Plan = Plan(
         steps=1700, rows=4, tokens=8192, muon_lr=0.003, adam_lr=0.0015, warmup=50, decay=0.95, encoder=1.0
@@ -316,6 +322,7 @@ class Recipe:
     settled_questions: int = 3
     settled_shares: Mapping[str, float] = field(default_factory=lambda: dict(SETTLED_SHARES))
     averaged: tuple[str, ...] = ("vary", "settle")
+    shipped: tuple[str, ...] = ("follow", "again", "redraw")
     scattered: Augmentation = SCATTERED
     astray: float = 0.8
     left_out: float = 0.5

@@ -1,4 +1,4 @@
-"""The last two stages: tokens that lie where an artist nobody has met might leave them, and not all of them.
+"""The last four stages: tokens that lie where an artist nobody has met might leave them, and not all of them.
 
     z ← z + a · (z(f by one artist) - z(f by another))        z: a tile's 16 encoded tokens of 192 numbers; f: any emoji
     z ← the mean of all drawings' z, in places k              k: some of the 16, or some of the 192 in all of the 16
@@ -10,9 +10,11 @@ emoji, over all emoji, say in which directions artists differ (the within-class 
 has seen an emoji at ten places at most, one an artist; now it sees it wherever those differences lead from there. And it learns
 not to lean on the few tokens and numbers that are enough for the ten.
 
-In `scatter` the encoder rests. In `follow` it learns along, but the differences and the mean stay those of the encoder that the
-stage began with: computed once, and the same in a run that was stopped. That its tokens hold more than the decoder takes from
-them was measured on EmojiOne 1's 918 drawings, from which no stage learns, by rules that know only the learnt artists' tokens:
+In `scatter` the encoder rests. In the three behind it it learns along, but the differences and the mean stay those of the
+encoder that the stage began with: computed once, and the same in a run that was stopped.
+
+That its tokens hold more than the decoder takes from them was measured on EmojiOne 1's 918 drawings, from which no stage
+learns, by rules that know only the learnt artists' tokens:
 
     the decoder behind `settle`, the mean of two stages                        69.0 % named
     the emoji whose mean over the artists is nearest (Fluent's three with
@@ -146,29 +148,33 @@ class Follow(Scatter):
         return names.draw(self, (NAMES, number), recipe.followed_pictures, ("en",), recipe.followed_questions)
 
 
-class Redraw(Follow):
-    """The same once more, with drawings that are redrawn part by part (emoji/redrawn.py) among what is shown, and strips of
-    three from its first step on. The batches after the last of `Follow`."""
+class Again(Follow):
+    """The same once more, with as many strips of three from its first step on. The batches after the last of `Follow`."""
 
-    name = "redraw"
-    shares = "redrawn_shares"
-    depends = (
-        *(one for one in Follow.depends if one not in ("followed_shares", "listing_from")),
-        *("redrawn_shares", "follow"),
-    )
+    name = "again"
+    depends = (*(one for one in Follow.depends if one != "listing_from"), "follow")
 
     def before(self) -> int:
         """Those of the ten stages that draw from the same streams."""
         return super().before() + self.recipe.follow.steps
 
+    def layouts(self, number: int) -> tuple[Scene, ...]:
+        """Three emoji, in a row or apart, more often than not."""
+        return self.recipe.listing_scenes
+
+
+class Redraw(Again):
+    """What `Again` does and from where it began, but with drawings that are redrawn part by part (emoji/redrawn.py) among what is
+    shown. The batches ask the same as those of `Again`."""
+
+    name = "redraw"
+    shares = "redrawn_shares"
+    depends = (*(one for one in Again.depends if one != "followed_shares"), "redrawn_shares")
+
     def shown(self, artists: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `Follow`, and what is redrawn of theirs."""
         drawn = super().shown(artists)
         return (*drawn, *(redrawn for artist, redrawn in REDRAWN.items() if artist in drawn))
-
-    def layouts(self, number: int) -> tuple[Scene, ...]:
-        """Three emoji, in a row or apart, more often than not."""
-        return self.recipe.listing_scenes
 
     def encoded(self) -> tuple[str, ...]:
         """Between two versions of one drawing lies no artist's difference."""

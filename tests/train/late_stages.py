@@ -1,5 +1,5 @@
-"""What the tests of the last stages (`broaden`, `vary`, `settle`, `scatter`, `follow`, `redraw`) share: who drew a tile, what a
-step shows, what a tree asks, and that a step learns the mean of the batch that its number says."""
+"""What the tests of the last stages (`broaden`, `vary`, `settle`, `scatter`, `follow`, `again`, `redraw`) share: who drew a tile,
+what a step shows, what a tree asks, and that a step learns the mean of the batch that its number says."""
 
 from __future__ import annotations
 

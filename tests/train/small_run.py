@@ -32,6 +32,7 @@ RECIPE = replace(
     settle=replace(small_training.SHORT, steps=4, rows=4, tokens=300, encoder=1.0, save_every=2),
     scatter=replace(small_training.SHORT, steps=3, rows=4, tokens=300, save_every=2),
     follow=replace(small_training.SHORT, steps=3, rows=4, tokens=300, encoder=1.0, save_every=2),
+    again=replace(small_training.SHORT, steps=2, rows=4, tokens=300, encoder=1.0, save_every=2),
     redraw=replace(small_training.SHORT, steps=2, rows=4, tokens=300, encoder=1.0, save_every=2),
 )
 

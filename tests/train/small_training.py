@@ -27,7 +27,7 @@ from llama4.train.pictures import Augmentation
 from llama4.train.recipe import Plan, Pool, Recipe, Scene
 from llama4.train.render import Renderer, Studio
 from llama4.train.rows import Writer
-from llama4.train.scatter import Follow, Redraw, Scatter
+from llama4.train.scatter import Again, Follow, Redraw, Scatter
 from llama4.train.see import See, WhichEmoji
 from llama4.train.speak import Broaden, Discern, Few, Rehearse, Relate, Settle, Speak, Together, Vary, Words
 from llama4.train.tasks import Mixture
@@ -56,6 +56,7 @@ RECIPE = Recipe(
     settle=replace(SHORT, encoder=1.0),
     scatter=SHORT,
     follow=replace(SHORT, encoder=1.0),
+    again=replace(SHORT, encoder=1.0),
     redraw=replace(SHORT, encoder=1.0),
     **{"questions": 3, "pictures": 2, "many_tiles": 0.2, "texts": 4},
     few_scenes=tuple(Scene(layout, 2, 1, trunks=2, english=1.0, few=True) for layout in ("row", "apart", "side")),
@@ -221,6 +222,12 @@ def follow_stage(recipe: Recipe = RECIPE) -> Follow:
     """`follow`, straight after `see`."""
     after = see_stage(recipe)
     return Follow(after.model, small_tokenizer(), after.renderer, recipe)
+
+
+def again_stage(recipe: Recipe = RECIPE) -> Again:
+    """`again`, straight after `see`."""
+    after = see_stage(recipe)
+    return Again(after.model, small_tokenizer(), after.renderer, recipe)
 
 
 def redraw_stage(recipe: Recipe = RECIPE) -> Redraw:

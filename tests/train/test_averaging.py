@@ -84,8 +84,8 @@ def test_half_way_to_another_model_or_to_nothing_is_refused(model: Llama4, tmp_p
 
 def test_the_recipe_averages_stages_in_which_all_learn() -> None:
     recipe = Recipe()
-    assert recipe.averaged == ("vary", "settle") == STAGES[-5:-3]
-    assert all(getattr(recipe, stage).encoder > 0 for stage in recipe.averaged)
+    assert recipe.averaged == ("vary", "settle") == STAGES[-6:-4] and recipe.shipped == STAGES[-3:]
+    assert all(getattr(recipe, stage).encoder > 0 for stage in (*recipe.averaged, *recipe.shipped))
     assert dataclasses.replace(recipe, averaged=()).numbers("settle") == recipe.numbers("settle"), (
         "no state of a stage before `scatter` depends on it"
     )

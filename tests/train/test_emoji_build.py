@@ -186,6 +186,8 @@ def test_a_changed_recipe_is_built_again(
     monkeypatch.setitem(artists.BY_HAND, "blob", {"sunny": ""})
     assert rebuilt(built(tmp_path, server, "noto", "blob", "twemoji")) == ["blob"]
     assert open_dataset(tmp_path).artists["blob"].index.tolist() == [1, 3]
+    built(tmp_path, server, "blob-redrawn")
+    assert open_dataset(tmp_path).artists["blob-redrawn"].index.tolist() == [1, 1, 1, 3, 3, 3], "by the same table"
     (tmp_path / "noto" / "index.npy").unlink()
     assert rebuilt(built(tmp_path, server, "noto", "blob", "twemoji")) == ["noto"]
     monkeypatch.setattr(build, "RECIPE", build.RECIPE + 1)

@@ -101,7 +101,7 @@ def test_it_does_not_depend_on_what_the_stage_before_named(tmp_path: Path) -> No
 def test_the_recipe_counts_one_drawing_in_three_manners_once() -> None:
     recipe = Recipe()
     manners = {"fluent", "fluent-3d", "fluent-flat"}
-    assert STAGES[-2] == "follow" and recipe.follow.encoder == 1
+    assert STAGES[-3] == "follow" and recipe.follow.encoder == 1
     assert sum(recipe.followed_shares[name] for name in manners) == pytest.approx(1.0)
     assert len({recipe.followed_shares[name] for name in manners}) == 1
     others = {name: share for name, share in recipe.followed_shares.items() if name not in manners}

@@ -27,8 +27,8 @@ from llama4.train import log, loop
 from llama4.train.loop import Stage, interrupted, train, update
 from llama4.train.weights import optimisers
 
-# One of each kind: what `together`, `broaden`, `vary`, `scatter` and `follow` have of their own, `discern`, `settle` or `redraw`,
-# made of them, has as well.
+# One of each kind: what `together`, `broaden`, `vary`, `scatter`, `follow` and `again` have of their own, `discern`, `settle` or
+# `redraw`, made of them, has as well.
 STAGES = pytest.mark.parametrize(
     "make", [see_stage, gather_stage, speak_stage, discern_stage, settle_stage, redraw_stage, Toy]
 )

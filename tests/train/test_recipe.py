@@ -85,9 +85,9 @@ def test_few_emoji_come_before_all_and_all_come_before_the_end() -> None:
     assert recipe.pool.size(recipe.speak.steps // 2, 1585) == 1585
 
 
-def test_the_encoder_learns_in_its_own_stages_and_along_in_seven_late_ones() -> None:
+def test_the_encoder_learns_in_its_own_stages_and_along_in_eight_late_ones() -> None:
     shares = {name: getattr(Recipe(), name).encoder for name in STAGES}
-    low, whole = ("together", "discern", "broaden"), ("vary", "settle", "follow", "redraw")
+    low, whole = ("together", "discern", "broaden"), ("vary", "settle", "follow", "again", "redraw")
     assert {name for name, share in shares.items() if share} == {*low, *whole}
     assert 0 < shares["broaden"] <= shares["discern"] <= shares["together"] < 1
     assert {shares[name] for name in whole} == {1.0}

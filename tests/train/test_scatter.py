@@ -174,7 +174,7 @@ def test_a_share_of_what_a_step_shows_is_untouched() -> None:
 
 def test_the_recipe_rests_the_encoder_and_begins_where_two_stages_meet() -> None:
     recipe = Recipe()
-    assert STAGES[-3] == "scatter" and recipe.scatter.encoder == 0
-    assert recipe.averaged == STAGES[-5:-3]
+    assert STAGES[-4] == "scatter" and recipe.scatter.encoder == 0
+    assert recipe.averaged == STAGES[-6:-4]
     assert replace(recipe.scattered, untouched=0.0) == recipe.varied and 0 < recipe.scattered.untouched < 1
     assert 0 < recipe.astray <= 1 and 0 < recipe.left_out < 1

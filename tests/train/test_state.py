@@ -13,6 +13,7 @@ import torch
 from small_training import (
     DRAWN,
     RECIPE,
+    again_stage,
     broaden_stage,
     discern_stage,
     few_stage,
@@ -154,8 +155,10 @@ def test_a_state_of_another_plan_is_refused(field: str, tmp_path: Path) -> None:
             *[("redraw", "follow", PLAN), ("redraw", "scatter", PLAN), ("redraw", "listing_scenes", ())],
             *[("redraw", "followed_pictures", 2), ("redraw", "followed_questions", 3)],
             ("redraw", "redrawn_shares", dict.fromkeys(DRAWN[:-1], 1.0)),
+            *[("again", "follow", PLAN), ("again", "listing_scenes", ()), ("again", "followed_pictures", 2)],
+            ("again", "followed_shares", dict.fromkeys(("noto", "fluent", "streamline", "noto-2017"), 1.0)),
         ],
-        *[(stage, name, other) for stage in ("scatter", "follow", "redraw") for name, other in CHANGED_TOKENS],
+        *[(stage, name, other) for stage in ("scatter", "follow", "again", "redraw") for name, other in CHANGED_TOKENS],
         *[("see", "augmentation", Augmentation(turn=3.0)), ("speak", "augmentation", Augmentation(turn=3.0))],
         *[
             ("speak", "mixture", Mixture(strip=9)),
@@ -185,7 +188,8 @@ def test_a_state_of_another_recipe_is_refused(stage: str, field: str, value: obj
     decoder = {"words": words_stage, "few": few_stage, "speak": speak_stage, "rehearse": rehearse_stage}
     decoder |= {"relate": relate_stage, "together": together_stage, "discern": discern_stage, "broaden": broaden_stage}
     decoder |= {"vary": vary_stage, "settle": settle_stage}
-    decoder |= {"scatter": scatter_stage, "follow": follow_stage, "redraw": redraw_stage}
+    decoder |= {"scatter": scatter_stage, "follow": follow_stage}
+    decoder |= {"again": again_stage, "redraw": redraw_stage}
     build = (encoder | decoder)[stage]
     train(build(), tmp_path, until=1)
     with pytest.raises(InputError, match=rf"{stage}\.pt belongs to a run with other numbers \({field}\)"):
