@@ -212,7 +212,7 @@ assert parameters["Scout"] > 10_000 * parameters["tiny"]
 # - [11 · The grouped matmul](11-grouped-matmul.ipynb): One matrix product with another weight for every group of
 #   rows: from a loop, to a tile, to a kernel whose programs stay; run here line by line, in Triton's interpreter.
 # - [12 · Training](12-training.ipynb): How the small model came to know its names: drawings that never look the same
-#   twice, fourteen stages, trees of questions, two optimisers, and an artist kept out of sight. With a live run, from
+#   twice, sixteen stages, trees of questions, two optimisers, and an artist kept out of sight. With a live run, from
 #   nothing, in seconds.
 # <!-- end -->
 

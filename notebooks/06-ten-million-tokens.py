@@ -247,8 +247,8 @@ for name, rounded in FORMATS.items():
     print(f"{name:<5} chunked layers {stay[name, 'chunk']:.1e}   global layer {stay[name, 'all']:.1e}   "
           f"both {stay[name, 'both']:.1e} bits a token")  # fmt: skip
 for (name, kind), far in tipped.items():
-    if far and kind == "all":
-        print(f"{name:<5} and in the global layer, by another expert:", *(f"{one:.1e}" for one in far), "bits")
+    if far and kind == "both":
+        print(f"{name:<5} and in both, by another expert:", *(f"{one:.1e}" for one in far), "bits")
 assert -1e-6 < stay["bf16", "all"] < stay["fp8", "all"] < stay["int4", "all"]
 assert 100 * stay["fp8", "all"] < max(one for far in tipped.values() for one in far)
 assert max(map(len, tipped.values())) <= 5

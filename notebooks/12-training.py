@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 12 · Training
 #
-# *How the small model came to know its names: drawings that never look the same twice, fourteen stages, trees of questions,
+# *How the small model came to know its names: drawings that never look the same twice, sixteen stages, trees of questions,
 # two optimisers, and an artist kept out of sight. With a live run, from nothing, in seconds.*
 #
 # A model of a few million parameters trains on two CPU cores in hours, if nothing is wasted. This chapter takes the recipe
@@ -139,7 +139,7 @@ print(f"{len(row.ids)} tokens, {row.ids.count(llm.config.patch_id)} of them the 
 assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 
 # %% [markdown]
-# ## Fourteen stages
+# ## Sixteen stages
 #
 # One could begin with such rows. But to name a banana in Thai the encoder must see and the decoder must spell, and while
 # neither can, little of the gradient that reaches the encoder is about what the tile shows. A view of its own is also far
@@ -159,13 +159,16 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # 12. `settle`: the same by one artist more again, and each picture in a language more.
 # 13. `scatter`: the encoder rests; the decoder reads tokens that lie elsewhere than those of the drawings, and not all of them.
 # 14. `follow`: the same with more pictures and, from step 635 on, more strips of three; the encoder learns along.
+# 15. `again`: the same once more, with as many strips from its first step on.
+# 16. `redraw`: what `again` does, but some of what is shown is redrawn, part by part.
 
 # %% [markdown]
 # `scatter` begins with the *mean* of the weights that the two before it left. Nobody would take the mean of two programs. But
 # `settle` begins where `vary` ended, at a small rate, so both end in one valley of the loss. Each lies somewhere on its rim, and
 # the middle lies lower, most of all for pictures unlike those that were learnt from. `follow` begins, for the same reason,
-# half-way from there to what `scatter` leaves, and what ships lies half-way from where `follow` begins to what it leaves. The
-# numbers are in [`averaging.py`](../llama4/train/averaging.py).
+# half-way from there to what `scatter` leaves; `again` and `redraw` both begin half-way from there to what `follow` leaves. What
+# ships is the mean of what these three leave: none of them is as good as that. The numbers are in
+# [`averaging.py`](../llama4/train/averaging.py).
 
 # %% [markdown]
 # The third takes two minutes and was found late. To answer "on which side is the fox?" the decoder must look from a name at the
@@ -202,6 +205,11 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # The stage was stopped at step 635 for it, and went on with three emoji in more than half of its scenes. It had been a count
 # of 200 lists, and that is few: of 200 others, counted in the end, the third had been named as often as the rest.
 #
+# The last goes back to the drawings. What a view changed until then it changed in the whole picture. Artists differ part by
+# part: one's hat is wider and redder, another draws a line around everything. Most of the sets are SVG, which knows its parts. So
+# each drawing of seven artists is redrawn three times beforehand, its parts recoloured, moved, outlined or left out
+# ([`redrawn.py`](../llama4/train/emoji/redrawn.py)), and a third of what is shown comes from there.
+#
 # Within each stage the learning rate rises in a few steps, stays, and falls in a straight line. There are two optimisers, one
 # for matrices and one for the rest (below as well). The picture has the rate of the first; the other's has the same course. In
 # `together`, `discern` and `broaden` the encoder's rates are half of these; in `scatter` it rests.
@@ -215,7 +223,7 @@ for plan, stage in ((getattr(numbers, stage), stage) for stage in recipe.STAGES)
     assert max(rates) <= plan.muon_lr and rates[0] < rates[plan.warmup] and rates[-1] < 0.02 * plan.muon_lr
 whole, axes = figure(8, 3.2)
 lines(axes, schedule, "learning rate of the matrices", "steps of the recipe, one stage after the other")
-show(whole, "Fourteen trapezoids: each stage's learning rate rises quickly, stays, and falls to nearly nothing.")
+show(whole, "Sixteen trapezoids: each stage's learning rate rises quickly, stays, and falls to nearly nothing.")
 
 # %% [markdown]
 # ## Live: a toy that sees
@@ -577,7 +585,7 @@ for before, after in [("few", "speak"), *pairwise(recipe.STAGES[recipe.STAGES.in
 # which asks what was hardly asked before; and with `together`, which asks often whether two are the same, and moves the encoder.
 # `discern` and `broaden` begin where the stage before has ended, and the loss doubles within two hundred steps; `vary` begins
 # half as high again, with drawings that look otherwise, and nearly doubles from there; with `settle` it doubles once more, and
-# with `scatter` and `follow`, whose tokens are not all there, nearly so.
+# with `scatter` and the stages behind it, whose tokens are not all there, nearly so.
 # Each time the rate is high again, and some of what was known is lost for a while. These stages have other mixtures of questions,
 # so the end of one is not to be compared with the end of the next.
 # "Right" counts tokens with the right beginning of the answer given, so it is higher than the share of right names.
@@ -685,8 +693,8 @@ assert objective.balance_of([50 * torch.eye(8)[[2, 6] * 4]], every) == (4.0, [4.
 # %% [markdown]
 # ## Source
 #
-# - [`recipe.Recipe`](../llama4/train/recipe.py#L242): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L61):
-#   its fourteen stages.
+# - [`recipe.Recipe`](../llama4/train/recipe.py#L249): every number of the run; [`pretrain.run`](../llama4/train/pretrain.py#L71):
+#   its sixteen stages.
 # - [`pictures.views`](../llama4/train/pictures.py#L58): augmentation.
 # - [`optimiser.Muon`](../llama4/train/optimiser.py#L40) and [`weights.Masters`](../llama4/train/weights.py#L24).
 # - [`names.measure`](../llama4/train/names.py#L135) and [`scenes.draw`](../llama4/train/scenes.py#L40): trees.
