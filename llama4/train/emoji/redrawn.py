@@ -14,7 +14,8 @@ Seven artists' drawings are redrawn three times each, 25,629 pictures in all; Fl
 flat ones in other manners, nor Noto of 2017, which comes as pixels. The same generator state gives the same document.
 
 Source: Tobin et al., "Domain randomization", arXiv 1703.06907: looks change so much that the next domain is one more of many.
-There a renderer changes textures, lights and cameras; here the parts of a drawing change.
+There a renderer changes textures, lights and cameras; here the parts of a drawing change. Some are shown in
+docs/pictures/redrawn.png.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ Part = tuple[Element, Element, str]  # what is painted, what it lies in, what fi
 
 
 class Version(NamedTuple):
-    """Which of the versions of which drawing: an SVG document as iconify.py makes it, who drew it, the how manieth it is."""
+    """Which of the versions of which drawing: an SVG document as iconify.py makes it, who drew it, which of theirs it is."""
 
     document: str
     artist: str
