@@ -208,7 +208,7 @@ assert tokenizer.decode(learnt) == banana["de"] + "<|eot|>"
 # The last goes back to the drawings. What a view changed until then it changed in the whole picture. Artists differ part by
 # part: one's hat is wider and redder, another draws a line around everything. Most of the sets are SVG, which knows its parts. So
 # each drawing of seven artists is redrawn three times beforehand, its parts recoloured, moved, outlined or left out
-# ([`redrawn.py`](../llama4/train/emoji/redrawn.py)), and a third of what is shown comes from there.
+# ([`redrawn.py`](../llama4/train/emoji/redrawn.py)), and three in eight views are of those.
 #
 # Within each stage the learning rate rises in a few steps, stays, and falls in a straight line. There are two optimisers, one
 # for matrices and one for the rest (below as well). The picture has the rate of the first; the other's has the same course. In

@@ -239,8 +239,8 @@ SETTLED_SHARES = {**SHARES, "noto-2017": 1.5}
 SCATTERED = replace(VARIED, untouched=0.5)
 # `follow` counts Fluent's three with colours as one, as the rules of scatter.py do.
 FOLLOWED_SHARES = {**SETTLED_SHARES, **dict.fromkeys(("fluent", "fluent-3d", "fluent-flat"), 1 / 3)}
-# Most emoji were drawn by six or seven of the artists that are redrawn, three times each, and these drawings share a third of the
-# views of an emoji that all have drawn.
+# Of the 1585 emoji 411 were drawn by all seven artists whose drawings are redrawn, 490 by six, 247 by five and 372 by three; each
+# drawing three times. By this share 38 views in a hundred are of what is redrawn, by emoji mostly 35 to 44.
 REDRAWN_SHARES = {**FOLLOWED_SHARES, **dict.fromkeys(REDRAWN.values(), 0.3)}
 TEXTS = {**dict.fromkeys(ALL_TASKS, 0.0), "translate": 10.0, "keywords": 1.0, "category": 1.0}
 
