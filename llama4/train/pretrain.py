@@ -1,6 +1,6 @@
 """Train the small model, from data to checkpoint:
 
-    python -m llama4.train.emoji                       data/emoji     (five minutes, and a network)
+    python -m llama4.train.emoji                       data/emoji     (three minutes, and a network)
     python -m llama4.train.pretrain                    runs/tiny      (sixteen and a half hours on two CPU cores)
 
     tokenizer  byte pairs of the names, keywords and questions                RUN/tokenizer.model

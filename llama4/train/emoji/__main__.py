@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=BUILD_COMMAND,
         description="Fetch, render and write the emoji data: pictures by eleven sets of artists, names in sixteen languages. "
-        "About 140 MB to fetch, 2.7 GB on the disk with them, five minutes on two cores.",
+        "About 140 MB to fetch, 2.7 GB on the disk with them, three minutes on two cores.",
     )
     made.add_argument("--into", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help="default: %(default)s")
     made.add_argument(
