@@ -107,13 +107,13 @@ class Scatter(Settle):
 
     @cached_property
     def tokens(self) -> Scattered:
-        """Of the artists `encoded`, by the encoder that the stage begins with, once the first step needs them."""
-        dataset, side = self.renderer.studio.dataset, self.model.config.vision.tile_side
-        return Scattered(self.begun, dataset, self.encoded(), side)
+        """Of all artists that the stage learns from, by the encoder that it begins with, once the first step needs them.
 
-    def encoded(self) -> tuple[str, ...]:
-        """All artists that the stage learns from."""
-        return self.renderer.studio.artists
+        Nothing redrawn: between two versions of one drawing lies no artist's difference.
+        """
+        studio = self.renderer.studio
+        artists = tuple(artist for artist in studio.artists if artist not in REDRAWN.values())
+        return Scattered(self.begun, studio.dataset, artists, self.model.config.vision.tile_side)
 
     def gradients(self, step: int) -> Mapping[str, float]:
         """Those of `Speak`, of changed tokens."""
@@ -175,10 +175,6 @@ class Redraw(Again):
         """Those of `Follow`, and what is redrawn of theirs."""
         drawn = super().shown(artists)
         return (*drawn, *(redrawn for artist, redrawn in REDRAWN.items() if artist in drawn))
-
-    def encoded(self) -> tuple[str, ...]:
-        """Between two versions of one drawing lies no artist's difference."""
-        return tuple(artist for artist in super().encoded() if artist not in REDRAWN.values())
 
 
 @contextmanager
