@@ -1,4 +1,4 @@
-"""The decoder's stages but the last two: it learns its first words, then to look, then all tasks, those once more, and to begin
+"""The decoder's stages but the last four: it learns its first words, then to look, then all tasks, those once more, and to begin
 from names.
 
     words       conversations: one picture, one question in English
