@@ -103,44 +103,6 @@ twice = [views(same, 48, Augmentation(), torch.Generator().manual_seed(5)) for _
 assert torch.equal(*twice) and not torch.equal(twice[0], seen)
 
 # %% [markdown]
-# A view changes the whole picture alike. The last stage also shows drawings whose *parts* have changed, each on its own: SVG
-# knows them. Here is a face of six circles, as drawn and in five of the versions that it would get; the circles are drawn from
-# what each version's SVG says of them.
-
-# %%
-from xml.etree import ElementTree
-
-from matplotlib.patches import Circle
-from matplotlib.transforms import Affine2D
-
-from llama4.train.emoji.redrawn import redrawn
-
-rounds = [
-    (16, 16, 15, "fc3"),
-    (10, 13, 2, "630"),
-    (22, 13, 2, "630"),
-    (16, 22, 4, "630"),
-    (6, 20, 2, "f86"),
-    (26, 20, 2, "f86"),
-]
-face = "".join(f'<circle cx="{x}" cy="{y}" r="{r}" fill="#{colour}"/>' for x, y, r, colour in rounds)
-face = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">{face}</svg>'
-versions = [face, *(redrawn(face, "chapter", 0, version) for version in range(5))]
-assert len(set(versions)) == 6 and versions[1] == redrawn(face, "chapter", 0, 0)
-
-# %%
-whole, panels = figure(8, 1.5, 1, 6)
-for panel, version in zip(panels, versions, strict=True):
-    for one in ElementTree.fromstring(version):
-        turned = [float(number) for number in one.get("transform", "matrix(1 0 0 1 0 0)")[7:-1].split()]
-        line = {"ec": one.get("stroke", "none"), "lw": 1.5 * float(one.get("stroke-width", 0))}
-        where, moved = (float(one.get("cx")), float(one.get("cy"))), Affine2D.from_values(*turned) + panel.transData
-        panel.add_patch(Circle(where, float(one.get("r")), fc=one.get("fill"), transform=moved, **line))
-    panel.set(xlim=(-2, 34), ylim=(34, -2), aspect="equal")
-    panel.axis("off")
-show(whole, "A face of circles as drawn, and five versions: other colours, a line around each part, parts moved.")
-
-# %% [markdown]
 # What does what? Each picture below has all but one kind of change switched off, and that one exaggerated. One change is
 # missing on purpose: mirror images. ⬅ and ➡ have different names.
 
